@@ -1,0 +1,75 @@
+"""truvae: restore one noisy picture with nothing but the picture.
+
+A VAE with binary latents whose codes are improved by evolutionary search (TVAE). Names are
+imported when they are first used, so that ``import truvae`` is quick.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from truvae import training as training
+    from truvae.chunks import NearChunks, ShuffledChunks
+    from truvae.decoders import MLP, linear
+    from truvae.errors import InputError
+    from truvae.model import Bernoulli, Model
+    from truvae.noise import Gaussian
+    from truvae.population import Pool, Population
+    from truvae.proposals import Evolution, GradientFlips, Neighbours
+    from truvae.restore import Result, denoise
+
+__version__ = version("truvae")
+
+_HOME = {
+    "Bernoulli": "model",
+    "Evolution": "proposals",
+    "Gaussian": "noise",
+    "GradientFlips": "proposals",
+    "InputError": "errors",
+    "MLP": "decoders",
+    "Model": "model",
+    "NearChunks": "chunks",
+    "Neighbours": "proposals",
+    "Pool": "population",
+    "Population": "population",
+    "Result": "restore",
+    "ShuffledChunks": "chunks",
+    "denoise": "restore",
+    "linear": "decoders",
+}
+_MODULES = ("training",)
+
+
+def __getattr__(name: str) -> Any:
+    """Import `name` from its module on first use (PEP 562)."""
+    if name in _MODULES:
+        return import_module(f"truvae.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'truvae' has no attribute {name!r}")
+    return getattr(import_module(f"truvae.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME, *_MODULES])
+
+
+__all__ = [
+    "MLP",
+    "Bernoulli",
+    "Evolution",
+    "Gaussian",
+    "GradientFlips",
+    "InputError",
+    "Model",
+    "NearChunks",
+    "Neighbours",
+    "Pool",
+    "Population",
+    "Result",
+    "ShuffledChunks",
+    "__version__",
+    "denoise",
+    "linear",
+    "training",
+]

@@ -1,0 +1,5 @@
+"""Run the command line: python -m truvae."""
+
+from truvae.cli import main
+
+main()

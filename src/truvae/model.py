@@ -1,0 +1,133 @@
+"""The generative model: Bernoulli prior x decoder x noise (Eq. 1). Knows nothing of populations."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from truvae import bits
+from truvae.noise import Gaussian
+
+# Row counts given to the decoder are multiples of this: libraries prepare a kernel for every new
+# shape, which costs more than the product itself.
+_ROWS = 256
+
+
+@dataclass
+class Bernoulli:
+    """Independent binary latents, p(z) = prod_h pi_h^z_h (1 - pi_h)^(1 - z_h) (Eq. 1).
+
+    Parameters
+    ----------
+    pi
+        (H,) probabilities that a latent is active.
+    limit
+        Learned probabilities stay in [limit, 1 - limit].
+
+    Examples
+    --------
+    >>> Bernoulli(torch.tensor([0.5, 0.5])).log_prob(torch.zeros(1, 2)).exp()
+    tensor([0.2500])
+    """
+
+    pi: Tensor
+    limit: float = 1e-5
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log p(z) of states (U, H) as (U,) nats."""
+        return z @ self.pi.logit() + torch.log1p(-self.pi).sum()
+
+    def log_prob_active(self, active: bits.Active) -> Tensor:
+        """Return log p(z) of states given by their set bits."""
+        gain = nn.functional.embedding_bag(
+            active.indices,
+            self.pi.logit()[:, None],
+            active.offsets,
+            mode="sum",
+            include_last_offset=True,
+        )
+        return gain[:, 0] + torch.log1p(-self.pi).sum()
+
+    def update(self, activity: Tensor, n_data: Tensor) -> None:
+        """Set pi by Eq. 10 from sum_n E_q[z], (H,)."""
+        pi = (activity / n_data).clamp(self.limit, 1 - self.limit)
+        self.pi = pi.to(self.pi.dtype)
+
+
+@dataclass
+class Model:
+    """p(x, z) = p(z) p(x | z) with latents, decoder and noise as exchangeable parts.
+
+    Parameters
+    ----------
+    prior, decoder, noise
+        The three factors; `decoder` is any module from (n, H) to (n, D).
+    low_precision
+        Number format in which `decode` may run the decoder when asked to hurry; None if the
+        device has no units for one.
+    """
+
+    prior: Bernoulli
+    decoder: nn.Module
+    noise: Gaussian
+    low_precision: torch.dtype | None = None
+
+    @property
+    def n_latents(self) -> int:
+        """H, the number of latents."""
+        return len(self.prior.pi)
+
+    def decode(self, words: Tensor, hurry: bool = False) -> tuple[Tensor, Tensor]:
+        """Decode packed states (U, W): their means (U, D) and log p(z) (U,).
+
+        Parameters
+        ----------
+        words
+            Packed states.
+        hurry
+            Run the decoder in `low_precision`; what comes back is float32 all the same.
+        """
+        n = len(words)
+        words = torch.cat([words, words.new_zeros(-n % _ROWS, words.shape[1])])
+        if not (hurry and self.low_precision) and hasattr(self.decoder, "decode_active"):
+            active = bits.active(words)
+            mean, log_prior = self.decoder.decode_active(active), self.prior.log_prob_active(active)
+        else:
+            z = bits.unpack(words, self.n_latents, self.prior.pi.dtype)
+            mean, log_prior = self.decode_dense(z, hurry), self.prior.log_prob(z)
+        return mean[:n], log_prior[:n]
+
+    def decode_dense(self, z: Tensor, hurry: bool = False) -> Tensor:
+        """Decode states (n, H) given as zeros and ones, in `low_precision` if `hurry`."""
+        with torch.autocast(
+            z.device.type, self.low_precision, enabled=hurry and self.low_precision is not None
+        ):
+            mean: Tensor = self.decoder(z)
+        return mean.flatten(1).to(z.dtype)
+
+    def log_joint(self, x: Tensor, words: Tensor) -> Tensor:
+        """Return log p(x_b, z_u) for every pair of data (B, D) and packed states (U, W): (B, U)."""
+        mean, log_prior = self.decode(words)
+        return self.noise.log_likelihood(x, mean) + log_prior
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw `n` states (n, H) from the prior and data (n, D) from the model."""
+        pi = self.prior.pi
+        draw = torch.rand(n, len(pi), generator=generator, device=pi.device, dtype=pi.dtype)
+        z = (draw < pi).to(pi.dtype)
+        with torch.no_grad():
+            return z, self.noise.sample(self.decode_dense(z), generator)
+
+
+def low_precision_of(device: torch.device) -> torch.dtype | None:
+    """Return bfloat16 where `device` multiplies it in hardware, else None (detected, not assumed).
+
+    On CPUs only matrix units count (AMX): without them bfloat16 is no faster than float32.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else None
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return torch.bfloat16 if device.type == "cpu" and amx() else None
+
+
+__all__ = ["Bernoulli", "Model", "low_precision_of"]

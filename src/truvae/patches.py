@@ -1,0 +1,99 @@
+"""Patches: all overlapping patches of a picture as a view, and their weighted merging."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from truvae.training import Posterior
+
+
+class Patches:
+    """All overlapping P x P patches of a grey picture as data points, never stored.
+
+    Parameters
+    ----------
+    image
+        The picture (R, C), NaN where missing.
+    size
+        P, at most the smaller side of the picture.
+
+    Examples
+    --------
+    >>> patches = Patches(torch.arange(12.0).view(3, 4), 2)
+    >>> len(patches), patches[torch.tensor([0, 5])]
+    (6, tensor([[ 0.,  1.,  4.,  5.],
+            [ 6.,  7., 10., 11.]]))
+    """
+
+    def __init__(self, image: Tensor, size: int) -> None:
+        self.size = size
+        self.shape = image.shape
+        self._view = image.unfold(0, size, 1).unfold(1, size, 1)
+        row = torch.arange(size, device=image.device)[:, None] * self.shape[1]
+        self._offsets = (row + torch.arange(size, device=image.device)).flatten()
+
+    def __len__(self) -> int:
+        """Return the number of patches, N = (R - P + 1) (C - P + 1)."""
+        return self._view.shape[0] * self._view.shape[1]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return the patches `rows` (B,) as (B, P * P)."""
+        width = self._view.shape[1]
+        return self._view[rows // width, rows % width].flatten(1)
+
+    def blocks(self, size: int = 1 << 14) -> Iterable[Tensor]:
+        """Yield all patches in order, `size` at a time."""
+        for rows in torch.arange(len(self), device=self._offsets.device).split(size):
+            yield self[rows]
+
+    def mean_observed(self) -> float:
+        """Return the mean number of observed entries of a patch."""
+        return sum(float(block.isfinite().sum()) for block in self.blocks()) / len(self)
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Return the flat positions in the picture of the patches `rows`: (B, P * P)."""
+        width = self._view.shape[1]
+        corner = rows // width * self.shape[1] + rows % width
+        return corner[:, None] + self._offsets
+
+
+def principal_features(patches: Patches, n_features: int) -> Tensor:
+    """Return the leading principal components of all patches: (N, n_features), finite data only."""
+    dimension = patches.size**2
+    total = torch.zeros(dimension, dtype=torch.float64, device=patches._offsets.device)
+    moment = total.new_zeros(dimension, dimension)
+    for block in patches.blocks():
+        total += block.sum(0)
+        moment += (block.T @ block).double()
+    mean = total / len(patches)
+    axes = torch.linalg.eigh(moment / len(patches) - mean.outer(mean)).eigenvectors
+    leading = axes[:, -n_features:].to(torch.float32)
+    return torch.cat([(block - mean.float()) @ leading for block in patches.blocks()])
+
+
+def merge(patches: Patches, estimates: Iterable[Posterior], doubt: float) -> Tensor:
+    """Average overlapping estimates of patches into a picture (R, C).
+
+    Parameters
+    ----------
+    patches
+        Where the estimates belong.
+    estimates
+        Posterior moments of all patches, in any order and grouping.
+    doubt
+        Each patch weighs 1 / (v + doubt), with v its mean posterior variance: the part of the
+        error that the model does not know of, in squared units of the data.
+    """
+    device = patches._offsets.device
+    total = torch.zeros(patches.shape, dtype=torch.float64, device=device).flatten()
+    weight = torch.zeros_like(total)
+    for estimate in estimates:
+        trust = 1 / (estimate.variance.double().mean(1, keepdim=True) + doubt)
+        place = patches.pixels(estimate.rows).flatten()
+        total.index_add_(0, place, (estimate.mean.double() * trust).flatten())
+        weight.index_add_(0, place, trust.expand_as(estimate.mean).flatten())
+    return (total / weight).view(patches.shape)
+
+
+__all__ = ["Patches", "merge", "principal_features"]

@@ -1,0 +1,92 @@
+"""Settings of a restoration, chosen from the size of the picture and its noise alone."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from truvae.errors import InputError
+
+QUALITIES = ("fast", "balanced", "best")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a restoration can be told; one rule sets it for every picture."""
+
+    patch_size: int
+    """P: patches are P x P pixels."""
+    n_latents: int
+    """H, binary latents."""
+    hidden: tuple[int, ...]
+    """Units of each hidden layer of the decoder."""
+    n_states: int
+    """S, variational states of each patch."""
+    epochs: int
+    """Passes through all patches."""
+    minibatch: int = 64
+    """Patches for each step of the optimiser."""
+    peak_rate: float = 0.005
+    """Highest learning rate of the one-cycle schedule."""
+    active: float = 5.0
+    """Active latents of each state at the start."""
+
+    def override(self, given: Mapping[str, Any]) -> "Settings":
+        """Replace the settings that are given (not None).
+
+        Raises
+        ------
+        InputError
+            If a value is not a whole number of 1 or more.
+        """
+        known = {name: value for name, value in given.items() if value is not None}
+        for name, value in known.items():
+            for number in value if name == "hidden" else (value,):
+                if number < 1 or number != int(number):
+                    label = name.replace("n_", "").replace("_", " ")
+                    raise InputError(f"{label} must be a whole number of 1 or more, not {number}")
+        if "hidden" in known:
+            known["hidden"] = tuple(known["hidden"])
+        return replace(self, **known)
+
+
+def choose(shape: tuple[int, int], noise: float, quality: str) -> Settings:
+    """Choose the settings of a restoration.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns of the picture.
+    noise
+        Standard deviation of the noise over that of the noisy picture, in [0, 1].
+    quality
+        "fast", "balanced" or "best".
+
+    Raises
+    ------
+    InputError
+        If there is no such quality.
+
+    Examples
+    --------
+    >>> choose((256, 256), 0.4, "fast").patch_size
+    8
+    """
+    if quality not in QUALITIES:
+        raise InputError(f"no quality {quality!r}: choose one of {', '.join(QUALITIES)}")
+    size = 8 if noise < 0.6 else 10
+    settings = {
+        "fast": Settings(size, 256, (256,), 16, 5),
+        "balanced": Settings(size, 512, (512,), 16, 12),
+        "best": Settings(size, 512, (512,), 32, 40),
+    }[quality]
+    return replace(settings, epochs=_scaled(settings.epochs, shape, size))
+
+
+def _scaled(epochs: int, shape: tuple[int, int], size: int) -> int:
+    """Return more epochs for small pictures and fewer for large ones than for 256 x 256."""
+    n_data = max(1, (shape[0] - size + 1) * (shape[1] - size + 1))
+    return max(2, math.ceil(epochs * math.sqrt(249**2 / n_data)))
+
+
+__all__ = ["QUALITIES", "Settings", "choose"]

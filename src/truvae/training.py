@@ -1,0 +1,400 @@
+"""Training: Algorithm 1 of the paper as one visible loop."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from truvae import bits
+from truvae.chunks import Chunk, Chunks
+from truvae.model import Model
+from truvae.population import Pool, Population
+from truvae.proposals import Proposal
+
+# Rows of the decoder's input in the M-step come in multiples of this (see `model._ROWS`).
+_ROWS = 128
+
+
+class Data(Protocol):
+    """N data points: rows on demand, so that no N x D array need exist."""
+
+    def __len__(self) -> int:
+        """Return N."""
+        ...
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return the data points `rows` as (B, D), NaN where missing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch of training did."""
+
+    index: int
+    """From 0."""
+    progress: float
+    """Share of the training that is done, in (0, 1]."""
+    elbo: float
+    """Mean of F_n over the data points seen, in nats, each as its E-step found it."""
+    sigma: float
+    """Standard deviation of the noise after the epoch, in units of the data."""
+    active_latents: float
+    """Expected number of active latents: the sum of pi."""
+    substitutions: int
+    """Variational states replaced by better ones."""
+    seconds: float
+    """Wall clock of the epoch."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Posterior moments of the noise-free data of one group of data points."""
+
+    rows: Tensor
+    """(B,) row numbers."""
+    mean: Tensor
+    """(B, D), E_q[mu(z)] (Eq. 15)."""
+    variance: Tensor
+    """(B, D), Var_q[mu(z)]."""
+
+
+class Statistics:
+    """Sums over data points from which Eq. 10 sets the noise and the prior."""
+
+    def __init__(self, model: Model) -> None:
+        pi = model.prior.pi
+        self.activity = torch.zeros_like(pi, dtype=torch.float64)
+        self.log_likelihood = pi.new_zeros((), dtype=torch.float64)
+        self.entries = pi.new_zeros((), dtype=torch.float64)
+        self.n_data = 0
+
+    def add(self, x: Tensor, z: Tensor, q: Tensor, log_likelihood: Tensor) -> None:
+        """Add data (B, D), NaN where missing, with responsibilities q (B, U) for states z (U, H).
+
+        `log_likelihood` is sum_n E_q[log p(x_n | z)] of these data, a scalar.
+        """
+        self.activity += q.sum(0) @ z
+        self.log_likelihood += log_likelihood
+        self.entries += x.isfinite().sum()
+        self.n_data += len(x)
+
+    def update(self, model: Model, prior: bool = True) -> None:
+        """Set the noise, and the prior if asked to, by Eq. 10."""
+        model.noise.update(self.log_likelihood, self.entries)
+        if prior:
+            model.prior.update(self.activity, self.n_data)
+
+
+@dataclass
+class OneCycle:
+    """Learning rate up to `peak` and down again by half cosines (arXiv:1708.07120).
+
+    Parameters
+    ----------
+    peak
+        The highest learning rate.
+    warm_up
+        Share of the training during which the rate rises.
+    """
+
+    peak: float = 0.005
+    warm_up: float = 0.2
+
+    def __call__(self, progress: float) -> float:
+        """Return the learning rate at `progress` in [0, 1].
+
+        >>> [round(OneCycle(1.0)(p), 3) for p in (0.0, 0.2, 1.0)]
+        [0.04, 1.0, 0.0]
+        """
+        if progress < self.warm_up:
+            return self.peak * (0.04 + 0.96 * _half_cosine(progress / self.warm_up))
+        down = (progress - self.warm_up) / (1 - self.warm_up)
+        return self.peak * max(_half_cosine(1 - down), 1e-4)
+
+
+@dataclass
+class Clock:
+    """Progress by epochs or, when it runs ahead of them, by the time spent of a budget.
+
+    Parameters
+    ----------
+    budget
+        Seconds from now that training and the closing pass over the data may take; None for any.
+    on_progress
+        Told the progress in [0, 1] now and then.
+    should_stop
+        Asked now and then; training ends once it says True.
+    """
+
+    budget: float | None = None
+    on_progress: Callable[[float], None] = lambda progress: None
+    should_stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        """Start the clock."""
+        self.start = time.perf_counter()
+
+    def progress(self, share: float, closing: float) -> float:
+        """Return the progress in [0, 1].
+
+        Parameters
+        ----------
+        share
+            Share of the planned epochs that is done.
+        closing
+            Seconds that the closing pass will take.
+        """
+        progress = 1.0 if self.should_stop() else min(1.0, max(share, self._spent(closing)))
+        self.on_progress(progress)
+        return progress
+
+    def _spent(self, closing: float) -> float:
+        if self.budget is None:
+            return 0.0
+        return (time.perf_counter() - self.start) / max(self.budget - closing, 1e-9)
+
+
+def fit(
+    model: Model,
+    population: Population,
+    data: Data,
+    *,
+    epochs: int,
+    chunks: Chunks,
+    search: Sequence[Proposal],
+    generator: torch.Generator,
+    rate: Callable[[float], float] = OneCycle(),
+    minibatch: int = 64,
+    threshold: float = 0.01,
+    learn_prior_from: float = 0.4,
+    clock: Clock | None = None,
+) -> Iterator[Epoch]:
+    """Train `model` and `population` on `data` in place (Algorithm 1); yield a record per epoch.
+
+    Parameters
+    ----------
+    model, population
+        What is trained.
+    data
+        The data points, NaN where missing: a tensor (N, D) or anything like it.
+    epochs
+        Passes through the data.
+    chunks
+        Draws the chunks of an epoch.
+    search
+        Proposals, applied in turn.
+    generator
+        Source of all randomness.
+    rate
+        Learning rate of Adam as a function of the progress in [0, 1].
+    minibatch
+        Data points for each step of Adam.
+    threshold
+        Least responsibility of a state to take part in the M-step.
+    learn_prior_from
+        Progress from which the prior is learned; before, it is held.
+    clock
+        Ends the training early when its time is up.
+
+    Examples
+    --------
+    >>> g = torch.Generator().manual_seed(0)
+    >>> data = torch.randn(64, 4, generator=g)
+    >>> from truvae import Bernoulli, Evolution, Gaussian, MLP, ShuffledChunks
+    >>> model = Model(Bernoulli(torch.full((6,), 1 / 6)), MLP(6, (8,), 4), Gaussian(torch.ones(())))
+    >>> population = Population.random(64, 8, 6, 1 / 6, g)
+    >>> for epoch in fit(model, population, data, epochs=2, chunks=ShuffledChunks(64, 32),
+    ...                  search=[Evolution(2, 2)], generator=g):
+    ...     print(epoch.index)
+    0
+    1
+    """
+    optimizer = torch.optim.Adam(model.decoder.parameters(), fused=True)
+    clock = clock or Clock()
+    pace = _Pace(len(data))
+    for index in range(epochs):
+        start, done, bound, substitutions = time.perf_counter(), 0, 0.0, 0
+        statistics = Statistics(model)
+        for chunk in chunks(generator):
+            progress = clock.progress((index + done / len(data)) / epochs, pace.one_pass)
+            if progress >= 1:
+                break
+            with pace.measure(chunk):
+                for rows in chunk:
+                    pool, columns = e_step(model, population, data, rows, search, generator)
+                    bound += float(population.bound(rows).sum())
+                    substitutions += pool.substitutions(columns)
+            rows = torch.cat(chunk)
+            _set_rate(optimizer, rate(progress))
+            m_step(
+                model,
+                optimizer,
+                population,
+                data,
+                rows,
+                statistics,
+                generator,
+                minibatch=minibatch,
+                threshold=threshold,
+            )
+            done += len(rows)
+        if done == 0:
+            return
+        progress = clock.progress((index + 1) / epochs, pace.one_pass)
+        statistics.update(model, prior=progress > learn_prior_from)
+        yield Epoch(
+            index,
+            progress,
+            bound / done,
+            float(model.noise.sigma2) ** 0.5,
+            float(model.prior.pi.sum()),
+            substitutions,
+            time.perf_counter() - start,
+        )
+
+
+@torch.no_grad()
+def e_step(
+    model: Model,
+    population: Population,
+    data: Data,
+    rows: Tensor,
+    search: Sequence[Proposal],
+    generator: torch.Generator,
+) -> tuple[Pool, Tensor]:
+    """Replace states of the data points `rows` by better ones; no F_n ever falls (Eq. 6).
+
+    Returns
+    -------
+    The pool of all states that were tried, and the columns (B, S) of those that were kept.
+    """
+    pool = Pool(model, data[rows], population.words[rows], generator)
+    for propose in search:
+        propose(pool)
+    log_joint, columns = pool.best(population.words.shape[1])
+    population.keep(rows, pool.words[columns], log_joint)
+    return pool, columns
+
+
+def m_step(
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    population: Population,
+    data: Data,
+    rows: Tensor,
+    statistics: Statistics,
+    generator: torch.Generator,
+    *,
+    minibatch: int = 64,
+    threshold: float = 0.01,
+) -> None:
+    """Go once through the data points `rows`, an optimiser step per minibatch (Eq. 9).
+
+    Only states with a responsibility above `threshold` take part; their responsibilities are
+    computed anew from the current parameters, and held constant in the gradient.
+    """
+    threshold = min(threshold, 0.5 / population.words.shape[1])
+    rows = rows[torch.randperm(len(rows), generator=generator, device=generator.device)]
+    parts = [part.split(minibatch) for part in (data[rows], population.words[rows])]
+    massive = (population.responsibilities(rows) > threshold).split(minibatch)
+    for x, words, mask in zip(*parts, massive, strict=True):
+        point, state = mask.nonzero(as_tuple=True)
+        z, column = _distinct_states(words[point, state], model)
+        log_likelihood = model.noise.log_likelihood(x, model.decode_dense(z, hurry=True))
+        with torch.no_grad():
+            log_joint = log_likelihood + model.prior.log_prob(z)
+            q = torch.softmax(_only(log_joint, point, column), 1)
+        expected = (q * log_likelihood).sum()
+        optimizer.zero_grad()
+        (-expected / x.numel()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        statistics.add(x, z, q, expected.detach())
+
+
+@torch.no_grad()
+def posterior(
+    model: Model,
+    population: Population,
+    data: Data,
+    chunks: Chunks,
+    search: Sequence[Proposal],
+    generator: torch.Generator,
+) -> Iterator[Posterior]:
+    """Go once more through the data with the parameters fixed; yield the moments of each group."""
+    for chunk in chunks(generator):
+        for rows in chunk:
+            pool, columns = e_step(model, population, data, rows, search, generator)
+            q = torch.zeros_like(pool.log_joint)
+            q.scatter_(1, columns, population.responsibilities(rows).to(q.dtype))
+            mean = q @ pool.mean
+            variance = (q @ pool.mean.square() - mean.square()).clamp(min=0)
+            yield Posterior(rows, mean, variance)
+
+
+def _distinct_states(words: Tensor, model: Model) -> tuple[Tensor, Tensor]:
+    """Unpack the distinct ones among packed states (n, W), padded with zeros to whole `_ROWS`.
+
+    Returns the states (U, H) and which of them each input is, (n,).
+    """
+    distinct = bits.unique(words)
+    padding = distinct.words.new_zeros(-len(distinct.words) % _ROWS, words.shape[1])
+    padded = torch.cat([distinct.words, padding])
+    return bits.unpack(padded, model.n_latents, model.prior.pi.dtype), distinct.inverse
+
+
+def _only(log_joint: Tensor, point: Tensor, column: Tensor) -> Tensor:
+    """Return log-joints (B, U) with -inf everywhere but at the given pairs."""
+    kept = torch.full_like(log_joint, -math.inf)
+    kept[point, column] = log_joint[point, column]
+    return kept
+
+
+class _Pace:
+    """How long the E-steps of one pass over N data points take."""
+
+    def __init__(self, n_data: int) -> None:
+        self._n_data = n_data
+        self._seconds = 0.0
+        self._seen = 0
+
+    @property
+    def one_pass(self) -> float:
+        """Seconds for all data points, 0 as long as nothing is known."""
+        return self._seconds / max(self._seen, 1) * self._n_data
+
+    @contextmanager
+    def measure(self, chunk: Chunk) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - start
+        self._seen += sum(len(rows) for rows in chunk)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _half_cosine(share: float) -> float:
+    """Rise smoothly from 0 to 1."""
+    return 0.5 * (1 - math.cos(math.pi * share))
+
+
+__all__ = [
+    "Clock",
+    "Data",
+    "Epoch",
+    "OneCycle",
+    "Posterior",
+    "Statistics",
+    "e_step",
+    "fit",
+    "m_step",
+    "posterior",
+]

@@ -1,0 +1,50 @@
+"""Small models, data and populations that the tests share."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from truvae import MLP, Bernoulli, Gaussian, Model, Population
+
+
+@pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def all_states(n_latents):
+    """Return all 2^H binary states, (2^H, H)."""
+    return torch.tensor(list(product([0.0, 1.0], repeat=n_latents)))
+
+
+def make_model(n_latents=6, hidden=(7,), n_observables=5, dtype=torch.float64, seed=0):
+    """Return a model with weights and parameters that nothing is special about."""
+    g = torch.Generator().manual_seed(seed)
+    decoder = MLP(n_latents, hidden, n_observables, generator=g).to(dtype)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=g, dtype=dtype)
+    pi = 0.1 + 0.5 * torch.rand(n_latents, generator=g, dtype=dtype)
+    return Model(Bernoulli(pi), decoder, Gaussian(torch.tensor(0.3, dtype=dtype)))
+
+
+def make_data(model, n_data=40, missing=0.0, seed=1):
+    """Return data drawn from the model, with NaN for a share of the entries."""
+    g = torch.Generator().manual_seed(seed)
+    _, x = model.sample(n_data, g)
+    gaps = torch.rand(x.shape, generator=g) < missing
+    gaps[:, 0] = False
+    return x.masked_fill(gaps, torch.nan)
+
+
+def make_population(model, n_data, n_states, seed=2):
+    g = torch.Generator().manual_seed(seed)
+    population = Population.random(n_data, n_states, model.n_latents, 0.3, g)
+    population.log_joint = population.log_joint.to(model.prior.pi.dtype)
+    return population

@@ -1,0 +1,78 @@
+"""Patches: a view of the picture, and merging that undoes cutting."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import unfold
+
+from truvae.patches import Patches, merge, principal_features
+from truvae.training import Posterior
+
+
+def picture_of(rows, columns, seed=0):
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5))
+def test_patches_are_all_windows(rows, columns, size):
+    if size > min(rows, columns):
+        return
+    image = picture_of(rows, columns)
+    patches = Patches(image, size)
+    expected = unfold(image[None, None], size)[0].T
+    assert len(patches) == len(expected)
+    assert torch.equal(patches[torch.arange(len(patches))], expected)
+    assert torch.equal(torch.cat(list(patches.blocks(7))), expected)
+    assert torch.equal(image.flatten()[patches.pixels(torch.arange(len(patches)))], expected)
+
+
+def test_patches_are_a_view():
+    image = picture_of(20, 20)
+    patches = Patches(image, 4)
+    image[:] = 7
+    assert (patches[torch.arange(3)] == 7).all()
+
+
+@given(st.integers(5, 14), st.integers(5, 14), st.integers(1, 5), st.integers(0, 99))
+def test_merging_untouched_patches_returns_the_picture(rows, columns, size, seed):
+    """Oracle 9, whatever the weights and the order of the patches."""
+    image = picture_of(rows, columns)
+    patches = Patches(image, size)
+    g = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(patches), generator=g)
+    parts = [
+        Posterior(part, patches[part], torch.rand(len(part), size**2, generator=g))
+        for part in order.split(5)
+    ]
+    torch.testing.assert_close(merge(patches, parts, 0.1), image.double(), rtol=0, atol=1e-6)
+
+
+def test_merging_weighs_by_the_posterior_variance():
+    patches = Patches(torch.zeros(1, 2), 1)
+    image = torch.zeros(2, 3)
+    patches = Patches(image, 2)
+    rows = torch.tensor([0, 1])
+    mean = torch.tensor([[1.0] * 4, [5.0] * 4])
+    variance = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.3, 0.3, 0.3, 0.3]])
+    merged = merge(patches, [Posterior(rows, mean, variance)], 0.1)
+    middle = (1.0 / 0.1 + 5.0 / 0.4) / (1 / 0.1 + 1 / 0.4)
+    torch.testing.assert_close(merged[0], torch.tensor([1.0, middle, 5.0], dtype=torch.float64))
+
+
+def test_mean_observed_counts_the_known_entries():
+    image = picture_of(9, 8)
+    image[3, 4] = torch.nan
+    image[0, 0] = torch.nan
+    patches = Patches(image, 3)
+    expected = unfold(image.isfinite().float()[None, None], 3)[0].sum(0).mean()
+    assert patches.mean_observed() == pytest.approx(float(expected))
+
+
+def test_principal_features_are_those_of_pca():
+    patches = Patches(picture_of(20, 20), 3)
+    data = patches[torch.arange(len(patches))]
+    features = principal_features(patches, 4)
+    centred = data - data.mean(0)
+    scale = torch.linalg.svdvals(centred)[:4].square()
+    torch.testing.assert_close(features.square().sum(0).flip(0), scale, rtol=1e-3, atol=1e-3)

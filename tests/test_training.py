@@ -1,0 +1,219 @@
+"""The training loop: gradients, closed-form updates, and a bound that never falls."""
+
+import math
+
+import pytest
+import torch
+from conftest import all_states, make_data, make_model, make_population
+
+from truvae import Evolution, GradientFlips, NearChunks, Neighbours, ShuffledChunks, bits
+from truvae.training import Clock, OneCycle, Statistics, e_step, fit, m_step, posterior
+
+
+def settled(n_states=8, missing=0.0, hidden=(7,), dtype=torch.float64, n_data=30):
+    """Return a model, data and a population with up-to-date log-joints."""
+    model = make_model(hidden=hidden, dtype=dtype)
+    x, population = make_data(model, n_data, missing), make_population(model, n_data, n_states)
+    e_step(model, population, x, torch.arange(n_data), [], torch.Generator())
+    return model, x, population
+
+
+def bound_of(model, x, words):
+    """Return F of Eq. 5 for all data points, differentiable."""
+    z = bits.unpack(words, model.n_latents, x.dtype)
+    log_prior = model.prior.log_prob(z.flatten(0, 1)).view(z.shape[:2])
+    residual = torch.nan_to_num(x[:, None] - model.decoder(z), nan=0.0)
+    entries = x.isfinite().sum(1, keepdim=True)
+    s2 = model.noise.sigma2
+    likelihood = -residual.square().sum(2) / (2 * s2) - entries * torch.log(2 * math.pi * s2) / 2
+    return torch.logsumexp(likelihood + log_prior, 1)
+
+
+class Recorder(torch.optim.SGD):
+    """An optimiser that keeps the gradients and changes nothing."""
+
+    def step(self, closure=None):
+        self.gradients = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+
+
+def gradient_of_m_step(model, x, population):
+    recorder = Recorder(model.decoder.parameters(), lr=0.0)
+    rows = torch.arange(len(x))
+    m_step(model, recorder, population, x, rows, Statistics(model), torch.Generator(),
+           minibatch=len(x), threshold=0.0)  # fmt: skip
+    return recorder.gradients
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.4])
+@pytest.mark.parametrize("hidden", [(), (7,)])
+def test_gradient_of_eq_9_is_that_of_the_bound(missing, hidden):
+    """Oracle 3: Eq. 9 = autograd of Eq. 5 = finite differences."""
+    model, x, population = settled(missing=missing, hidden=hidden)
+    found = gradient_of_m_step(model, x, population)
+    parameters = list(model.decoder.parameters())
+    loss = -bound_of(model, x, population.words).sum() / x.numel()
+    expected = torch.autograd.grad(loss, parameters)
+    for f, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(f, e, rtol=1e-6, atol=1e-9)
+    step = 1e-5
+    with torch.no_grad():
+        entry = parameters[0].view(-1)
+        sides = []
+        for sign in (1, -1):
+            entry[0] += sign * step
+            sides.append(-bound_of(model, x, population.words).sum() / x.numel())
+            entry[0] -= sign * step
+    difference = (sides[0] - sides[1]) / (2 * step)
+    assert found[0].view(-1)[0] == pytest.approx(float(difference), rel=1e-6, abs=1e-9)
+
+
+def statistics_of(model, x, population):
+    """Gather the statistics of Eq. 10 without changing the decoder."""
+    statistics = Statistics(model)
+    recorder = Recorder(model.decoder.parameters(), lr=0.0)
+    m_step(model, recorder, population, x, torch.arange(len(x)), statistics, torch.Generator(),
+           minibatch=7, threshold=0.0)  # fmt: skip
+    return statistics
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.4])
+def test_closed_form_updates_are_eq_10_and_obey_the_entropy_identity(missing):
+    """Oracle 4, with the old q kept; and Eq. 5 at the new parameters is at least as high."""
+    model, x, population = settled(missing=missing)
+    rows = torch.arange(len(x))
+    q = population.responsibilities(rows)
+    z = bits.unpack(population.words, 6, torch.float64)
+    before = bound_of(model, x, population.words).detach()
+    statistics = statistics_of(model, x, population)
+    model.prior.limit = 0.0
+    statistics.update(model)
+    with torch.no_grad():
+        error = torch.nan_to_num(x[:, None] - model.decoder(z), nan=0.0).square().sum(2)
+    entries = int(x.isfinite().sum())
+    assert float(model.noise.sigma2) == pytest.approx(float((q * error).sum() / entries), rel=1e-9)
+    pi = (q[..., None] * z).sum((0, 1)) / len(x)
+    torch.testing.assert_close(model.prior.pi, pi, rtol=1e-9, atol=0)
+    s2 = model.noise.sigma2
+    likelihood = (
+        -error / (2 * s2) - x.isfinite().sum(1, keepdim=True) * (2 * math.pi * s2).log() / 2
+    )
+    log_joint = likelihood + model.prior.log_prob(z.flatten(0, 1)).view(q.shape)
+    entropy = -torch.special.xlogy(q, q).sum()
+    eq_2 = ((q * log_joint).sum() + entropy) / len(x)
+    bit_entropy = -(torch.special.xlogy(pi, pi) + torch.special.xlogy(1 - pi, 1 - pi)).sum()
+    identity = (
+        entropy / len(x)
+        - bit_entropy
+        - entries / (2 * len(x)) * torch.log(2 * math.pi * math.e * s2)
+    )
+    assert float(eq_2) == pytest.approx(float(identity), rel=1e-8)
+    after = bound_of(model, x, population.words).detach().sum()
+    assert after >= eq_2 * len(x) - 1e-9
+    assert after >= before.sum() - 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_e_step_lowers_no_bound(dtype):
+    """Oracle 5."""
+    model, x, population = settled(missing=0.2, dtype=dtype)
+    g = torch.Generator().manual_seed(0)
+    rows = torch.arange(len(x))
+    search = [Evolution(3, 2, 2), GradientFlips(1, 3), Neighbours()]
+    for _ in range(4):
+        before = population.bound(rows)
+        e_step(model, population, x, rows, search, g)
+        assert (population.bound(rows) >= before - 1e-5).all()
+        fresh = bound_of(model, x, population.words).detach()
+        torch.testing.assert_close(population.bound(rows), fresh, rtol=1e-4, atol=1e-4)
+    everything = bits.pack(all_states(6))
+    with torch.no_grad():
+        optimum = torch.logsumexp(model.log_joint(x, everything).topk(8, 1).values, 1)
+    assert (population.bound(rows) <= optimum + 1e-4).all()
+    assert (optimum - population.bound(rows)).mean() < 0.01
+
+
+def test_sigma_is_recovered_with_half_of_the_entries_missing():
+    """Oracle 7: missing entries are left out, not counted as observed."""
+    model = make_model(n_latents=4, hidden=(), n_observables=20)
+    x = make_data(model, 2000, missing=0.5)
+    population = make_population(model, 2000, 16)
+    e_step(model, population, x, torch.arange(2000), [], torch.Generator())
+    statistics_of(model, x, population).update(model)
+    assert float(model.noise.sigma2) == pytest.approx(0.3, rel=0.02)
+
+
+def trained(seed=0, epochs=20, **options):
+    model = make_model(dtype=torch.float32, seed=9)
+    x = make_data(make_model(dtype=torch.float32), 400)
+    population = make_population(model, 400, 8)
+    g = torch.Generator().manual_seed(seed)
+    search = [Evolution(3, 2), Neighbours()]
+    records = list(
+        fit(model, population, x, epochs=epochs, chunks=NearChunks(x, 50, 2), search=search,
+            generator=g, **options)
+    )  # fmt: skip
+    return model, x, population, records
+
+
+def test_training_raises_the_bound_towards_the_true_likelihood():
+    truth = make_model(dtype=torch.float32)
+    _, x, _, records = trained(epochs=60, rate=OneCycle(0.02))
+    with torch.no_grad():
+        likelihood = torch.logsumexp(truth.log_joint(x, bits.pack(all_states(6))), 1).mean()
+    assert records[0].elbo < records[-1].elbo
+    assert records[-1].elbo == pytest.approx(float(likelihood), abs=0.25)
+    assert records[-1].sigma == pytest.approx(0.3**0.5, rel=0.15)
+    assert [record.index for record in records] == list(range(60))
+
+
+def test_same_seed_same_result():
+    first, second, other = (trained(seed, 3) for seed in (0, 0, 1))
+    assert torch.equal(first[2].words, second[2].words)
+    for a, b in zip(first[0].decoder.parameters(), second[0].decoder.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert [r.elbo for r in first[3]] == [r.elbo for r in second[3]]
+    assert [r.elbo for r in first[3]] != [r.elbo for r in other[3]]
+
+
+def test_posterior_moments_are_those_of_q():
+    model, x, population, _ = trained(epochs=2)
+    chunks = ShuffledChunks(400, 64)
+    seen = []
+    for part in posterior(model, population, x, chunks, [], torch.Generator().manual_seed(0)):
+        q = population.responsibilities(part.rows)
+        z = bits.unpack(population.words[part.rows], 6)
+        with torch.no_grad():
+            mean = model.decoder(z)
+        expected = (q[..., None] * mean).sum(1)
+        variance = (q[..., None] * (mean - expected[:, None]).square()).sum(1)
+        torch.testing.assert_close(part.mean, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(part.variance, variance, rtol=1e-3, atol=1e-4)
+        seen += part.rows.tolist()
+    assert sorted(seen) == list(range(400))
+
+
+def test_prior_is_held_until_told_and_sigma_when_fixed():
+    model, *_ = trained(epochs=2, learn_prior_from=2.0)
+    assert torch.equal(model.prior.pi, make_model(dtype=torch.float32, seed=9).prior.pi)
+    model = make_model(dtype=torch.float32)
+    model.noise.fixed = True
+    x, population = make_data(model, 50), make_population(model, 50, 4)
+    list(fit(model, population, x, epochs=1, chunks=ShuffledChunks(50, 10), search=[],
+             generator=torch.Generator()))  # fmt: skip
+    assert float(model.noise.sigma2) == pytest.approx(0.3)
+
+
+def test_training_stops_when_asked_and_when_time_is_up():
+    asked = iter([False] * 6 + [True] * 100)
+    *_, records = trained(epochs=50, clock=Clock(should_stop=lambda: next(asked)))
+    assert 1 <= len(records) <= 3
+    *_, records = trained(epochs=50, clock=Clock(budget=0.0))
+    assert records == []
+
+
+def test_one_cycle_rises_once_and_falls_once():
+    rates = [OneCycle(0.01, 0.3)(i / 1000) for i in range(1001)]
+    assert max(rates) == pytest.approx(0.01) and rates.index(max(rates)) == 300
+    assert rates[:301] == sorted(rates[:301])
+    assert rates[300:] == sorted(rates[300:], reverse=True)
+    assert rates[-1] < 1e-5
