@@ -7,7 +7,7 @@ import torch
 from conftest import all_states, make_data, make_model, make_population
 
 from truvae import Evolution, GradientFlips, NearChunks, Neighbours, ShuffledChunks, bits
-from truvae.training import Clock, OneCycle, Statistics, e_step, fit, m_step, posterior
+from truvae.training import Adam, Clock, OneCycle, Statistics, e_step, fit, m_step, posterior
 
 
 def settled(n_states=8, missing=0.0, hidden=(7,), dtype=torch.float64, n_data=30):
@@ -29,15 +29,15 @@ def bound_of(model, x, words):
     return torch.logsumexp(likelihood + log_prior, 1)
 
 
-class Recorder(torch.optim.SGD):
+class Recorder(Adam):
     """An optimiser that keeps the gradients and changes nothing."""
 
-    def step(self, closure=None):
-        self.gradients = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+    def step(self):
+        self.gradients = [p.grad.clone() for p in self._parameters]
 
 
 def gradient_of_m_step(model, x, population):
-    recorder = Recorder(model.decoder.parameters(), lr=0.0)
+    recorder = Recorder(model.decoder.parameters())
     rows = torch.arange(len(x))
     m_step(model, recorder, population, x, rows, Statistics(model), torch.Generator(),
            minibatch=len(x), threshold=0.0)  # fmt: skip
@@ -70,7 +70,7 @@ def test_gradient_of_eq_9_is_that_of_the_bound(missing, hidden):
 def statistics_of(model, x, population):
     """Gather the statistics of Eq. 10 without changing the decoder."""
     statistics = Statistics(model)
-    recorder = Recorder(model.decoder.parameters(), lr=0.0)
+    recorder = Recorder(model.decoder.parameters())
     m_step(model, recorder, population, x, torch.arange(len(x)), statistics, torch.Generator(),
            minibatch=7, threshold=0.0)  # fmt: skip
     return statistics
@@ -217,3 +217,17 @@ def test_one_cycle_rises_once_and_falls_once():
     assert rates[:301] == sorted(rates[:301])
     assert rates[300:] == sorted(rates[300:], reverse=True)
     assert rates[-1] < 1e-5
+
+
+def test_adam_is_that_of_torch():
+    g = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.nn.Linear(4, 3) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = Adam(ours.parameters(), 0.01), torch.optim.Adam(theirs.parameters(), 0.01)
+    for _ in range(20):
+        x = torch.randn(5, 4, generator=g)
+        for module, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            module(x).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-6)

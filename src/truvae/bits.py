@@ -55,7 +55,7 @@ def pack(z: Tensor) -> Tensor:
     padding = -z.shape[-1] % WORD_BITS
     bits = torch.nn.functional.pad((z != 0).to(torch.uint8), (0, padding))
     weights = (1 << torch.arange(8, device=z.device)).to(torch.uint8)
-    octets = (bits.unflatten(-1, (-1, 8)) * weights).sum(-1, dtype=torch.uint8)
+    octets: Tensor = (bits.unflatten(-1, (-1, 8)) * weights).sum(-1, dtype=torch.uint8)
     return octets.contiguous().view(torch.int64)
 
 
@@ -114,7 +114,7 @@ def keys(words: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _key_table(n: int, device: torch.device) -> Tensor:
-    """(n * 8 * 256,): for every byte of n words and every value of it, the sum over its set bits."""
+    """(n * 2048,): for every byte of n words and each of its values, the sum over its set bits."""
     numbers = torch.empty(n * _BYTES, 8, 1, dtype=torch.int64)
     numbers.random_(-(1 << 63), None, generator=torch.Generator().manual_seed(0))
     bits = _table(torch.device("cpu"), torch.int64).T

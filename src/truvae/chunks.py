@@ -47,8 +47,8 @@ class NearChunks:
     """
 
     features: Tensor
-    group: int = 128
-    per_chunk: int = 16
+    group: int = 256
+    per_chunk: int = 8
 
     def __call__(self, generator: torch.Generator) -> list[Chunk]:
         """Draw the chunks of one epoch."""

@@ -1,6 +1,7 @@
 """The command line: parse, call the public functions, write."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -18,7 +19,6 @@ from truvae import __version__
 from truvae.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from truvae.restore import Result
@@ -42,6 +42,12 @@ _PASSED_ON = (
 )
 
 
+def _finite(_: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{option.opts[0]} must be a finite number, not {value}")
+    return value
+
+
 def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """Parse "256,128"."""
     if value is None:
@@ -63,6 +69,7 @@ _RUN_OPTIONS = [
     click.option(
         "--time-budget",
         type=click.FloatRange(min=0, min_open=True),
+        callback=_finite,
         metavar="SECONDS",
         help="Finish within this time, everything included.",
     ),
@@ -89,8 +96,8 @@ _MODEL_OPTIONS = [
 
 def _with(
     options: list[Callable[..., Any]],
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
         for option in reversed(options):
             command = option(command)
         return command
@@ -113,6 +120,7 @@ def app() -> None:
 @click.option(
     "--add-noise",
     type=click.FloatRange(min=0, min_open=True),
+    callback=_finite,
     metavar="S",
     help="For experiments: IN is clean; Gaussian noise of standard deviation S is added first.",
 )
@@ -207,7 +215,7 @@ def _restore_file(
     """Restore one file and return its record (the keys of `--json`)."""
     start = _START if not stop.used else time.perf_counter()
     stop.used = True
-    from truvae.io import check_output, read_picture, write_picture
+    from truvae.io import check_output, read_picture, to_dtype, write_picture
 
     picture = read_picture(source)
     check_output(target, picture.data)
@@ -215,9 +223,9 @@ def _restore_file(
         raise InputError(f"{target} is the input: give another output file")
     noisy, reference = _experiment(picture.data, options)
     result = _restore(noisy, options, start, stop)
-    restored = _as_type_of(picture.data, result.restored)
+    restored = to_dtype(result.restored, picture.data.dtype)
     write_picture(target, restored, picture.metadata)
-    record = _describe(result, options, start)
+    record = _describe(result, options)
     record |= {"input": str(source), "output": str(target), "shape": list(picture.data.shape)}
     return record | _measure(reference, noisy, restored) | _cost(start)
 
@@ -247,7 +255,8 @@ def _add_noise(picture: "npt.NDArray[Any]", sigma: float, seed: int) -> "npt.NDA
     """Add Gaussian noise in input units, neither clipped nor rounded."""
     import numpy as np
 
-    return picture + np.random.default_rng(seed).normal(0, sigma, picture.shape)
+    noisy: npt.NDArray[Any] = picture + np.random.default_rng(seed).normal(0, sigma, picture.shape)
+    return noisy
 
 
 def _restore(
@@ -264,7 +273,7 @@ def _restore(
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     with _progress_bar(options) as (on_progress, on_epoch):
-        return restore(
+        result = restore(
             noisy,
             **{name: options[name] for name in _PASSED_ON if options.get(name) is not None},
             time_budget=budget and max(budget - _OVERHEAD - (time.perf_counter() - start), 1e-3),
@@ -274,6 +283,7 @@ def _restore(
             should_stop=lambda: stop.received is not None,
             return_result=True,
         )
+    return cast("Result", result)
 
 
 @contextmanager
@@ -283,7 +293,7 @@ def _progress_bar(
     """Show progress on stderr: a bar, and with --verbose a line for every epoch."""
     from tqdm import tqdm
 
-    shape = "{percentage:3.0f}% |{bar}| {elapsed} of about {elapsed}+{remaining} {postfix}"
+    shape = "{percentage:3.0f}% |{bar}| {elapsed}, {remaining} to go  {desc}"
     with tqdm(
         total=1.0, file=sys.stderr, disable=options["quiet"], leave=False, bar_format=shape
     ) as bar:
@@ -296,17 +306,11 @@ def _progress_bar(
                 f"epoch {epoch.index + 1}  F {epoch.elbo:.2f}  sigma {epoch.sigma:.4g}  "
                 f"active latents {epoch.active_latents:.2f}"
             )
-            bar.set_postfix_str(line)
+            bar.set_description_str(line)
             if options["verbose"]:
                 bar.write(f"{line}  {epoch.seconds:.1f} s", file=sys.stderr)
 
         yield on_progress, on_epoch
-
-
-def _as_type_of(picture: "npt.NDArray[Any]", restored: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
-    from truvae.io import to_dtype
-
-    return to_dtype(restored, picture.dtype)
 
 
 def _describe(result: "Result", options: dict[str, Any]) -> dict[str, Any]:
@@ -398,7 +402,8 @@ class _StopSignals:
 
     def __enter__(self) -> "_StopSignals":
         self._before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+            int(number): signal.signal(number, self._note)
+            for number in (signal.SIGINT, signal.SIGTERM)
         }
         return self
 

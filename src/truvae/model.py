@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from truvae import bits
+from truvae.decoders import MLP
 from truvae.noise import Gaussian
 
 # Row counts given to the decoder are multiples of this: libraries prepare a kernel for every new
@@ -48,7 +49,7 @@ class Bernoulli:
         )
         return gain[:, 0] + torch.log1p(-self.pi).sum()
 
-    def update(self, activity: Tensor, n_data: Tensor) -> None:
+    def update(self, activity: Tensor, n_data: int) -> None:
         """Set pi by Eq. 10 from sum_n E_q[z], (H,)."""
         pi = (activity / n_data).clamp(self.limit, 1 - self.limit)
         self.pi = pi.to(self.pi.dtype)
@@ -89,7 +90,7 @@ class Model:
         """
         n = len(words)
         words = torch.cat([words, words.new_zeros(-n % _ROWS, words.shape[1])])
-        if not (hurry and self.low_precision) and hasattr(self.decoder, "decode_active"):
+        if isinstance(self.decoder, MLP) and not (hurry and self.low_precision):
             active = bits.active(words)
             mean, log_prior = self.decoder.decode_active(active), self.prior.log_prob_active(active)
         else:

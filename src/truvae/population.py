@@ -15,11 +15,10 @@ from torch import Tensor
 from truvae import bits
 from truvae.model import Model
 
-# New states whose hurried score comes this close (nats) to entering a population are scored again
-# in full precision. The hurried scores are off by about 0.05 nats, and are given up when they are
-# off by more than HURRY_LIMIT.
-_MARGIN = 0.5
-HURRY_LIMIT = 0.2
+# Low-precision scores are settled in full precision for the states that carry this much of the
+# posterior mass of any data point; a few more states than are kept take part in the re-ranking.
+_MASS = 1e-3
+_MARGIN = 8
 
 
 @dataclass
@@ -96,7 +95,7 @@ class Pool:
     log_joint
         (B, U) nats, of every state for every data point.
     hurry_error
-        Root mean square error in nats of the low-precision scores that were settled.
+        Root mean square error in nats of the low-precision scores, known once they are settled.
     """
 
     def __init__(self, model: Model, x: Tensor, words: Tensor, generator: torch.Generator) -> None:
@@ -110,9 +109,7 @@ class Pool:
         self.columns = distinct.inverse.view(words.shape[:2])
         """(B, S), where the current states are in the pool."""
         self._offered: Tensor | None = self._mark(self.columns)
-        self._hurried = False
         self.hurry_error = 0.0
-        self._first_new = len(self.words)
 
     def offer(self, words: Tensor) -> Tensor:
         """Offer candidates (B, C, W) to their own data points; return their columns (B, C)."""
@@ -128,29 +125,38 @@ class Pool:
         """Offer every state of the pool, now and to come, to every data point of the chunk."""
         self._offered = None
 
+    def scores(self) -> Tensor:
+        """Return the log-joints (B, U), -inf where a state was not offered to a data point."""
+        if self._offered is None:
+            return self.log_joint
+        return self.log_joint.masked_fill(~self._offered, -math.inf)
+
     def best(self, n_states: int) -> tuple[Tensor, Tensor]:
-        """Return the log-joints (B, S) and columns (B, S) of the S best states, best first."""
-        self.settle()
-        found = self._visible().topk(n_states, dim=1)
-        return found.values, found.indices
+        """Return the log-joints (B, S) and columns (B, S) of the S best states, best first.
 
-    def settle(self) -> None:
-        """Score again in full precision the new states that may enter a population.
-
-        They are those with a hurried score near or above that of a current state.
+        Where scores are of low precision, a few more are ranked, those that carry mass are scored
+        again in full precision, and the best of these are returned.
         """
-        if not self._hurried:
-            return
-        bar = self.log_joint.gather(1, self.columns).amin(1, keepdim=True) - _MARGIN
-        hurried = self._visible()[:, self._first_new :]
-        doubtful = (hurried > bar).any(0).nonzero()[:, 0]
-        approximate = hurried[:, doubtful]
-        doubtful += self._first_new
-        self.mean[doubtful], exact = self._score(self.words[doubtful])
-        self.log_joint[:, doubtful] = exact
-        self._hurried = False
-        error = (approximate - exact)[approximate > bar]
-        self.hurry_error = float(error.square().mean().sqrt()) if len(error) else 0.0
+        scores = self.scores()
+        margin = _MARGIN if self.model.low_precision else 0
+        found = scores.topk(min(n_states + margin, scores.shape[1]), dim=1)
+        if not self.model.low_precision:
+            return found.values, found.indices
+        settled = self._settle(found.values, found.indices).topk(n_states, dim=1)
+        return settled.values, found.indices.gather(1, settled.indices)
+
+    def _settle(self, log_joint: Tensor, columns: Tensor) -> Tensor:
+        """Return the log-joints (B, C) of `columns` with what carries mass in full precision."""
+        massive = torch.softmax(log_joint, 1) > _MASS
+        needed = torch.zeros(len(self.words), dtype=torch.bool, device=columns.device)
+        needed[columns[massive]] = True
+        chosen = needed.nonzero()[:, 0]
+        self.mean[chosen], exact = self._score(self.words[chosen], hurry=False)
+        place = torch.zeros_like(needed, dtype=torch.int64)
+        place[chosen] = torch.arange(len(chosen), device=columns.device)
+        settled = torch.where(needed[columns], exact.gather(1, place[columns]), log_joint)
+        self.hurry_error = float((settled - log_joint)[massive].square().mean().sqrt())
+        return settled
 
     def flip_gains(self, words: Tensor) -> Tensor:
         """Estimate the gain in log-joint, in nats, of flipping each bit of states (B, C, W).
@@ -170,7 +176,7 @@ class Pool:
         """Count the entries of `columns` (B, S) that are not among the current states."""
         return int((~self._mark(self.columns).gather(1, columns)).sum())
 
-    def _score(self, words: Tensor, hurry: bool = False) -> tuple[Tensor, Tensor]:
+    def _score(self, words: Tensor, hurry: bool = True) -> tuple[Tensor, Tensor]:
         mean, log_prior = self.model.decode(words, hurry)
         terms = self.model.noise.mean_terms(mean, self._data_terms.shape[1])
         return mean, torch.addmm(log_prior[None], self._data_terms, terms.T)
@@ -183,8 +189,7 @@ class Pool:
         return torch.where(new, len(ordered) + new.cumsum(0) - 1, order[place]), new
 
     def _append(self, words: Tensor, keys: Tensor) -> None:
-        mean, log_joint = self._score(words, hurry=True)
-        self._hurried = self.model.low_precision is not None
+        mean, log_joint = self._score(words)
         self.words = torch.cat([self.words, words])
         self.keys = torch.cat([self.keys, keys])
         self.mean = torch.cat([self.mean, mean])
@@ -196,12 +201,6 @@ class Pool:
         """Return a mask (B, U) that is True at `columns` (B, any)."""
         mask = torch.zeros(len(columns), len(self.words), dtype=torch.bool, device=columns.device)
         return mask.scatter_(1, columns, True)
-
-    def _visible(self) -> Tensor:
-        """Return the log-joints, -inf where a state was not offered to a data point."""
-        if self._offered is None:
-            return self.log_joint
-        return self.log_joint.masked_fill(~self._offered, -math.inf)
 
 
 def _make_distinct(words: Tensor, n_latents: int, generator: torch.Generator) -> None:

@@ -109,15 +109,15 @@ class GradientFlips:
     n_parents
         Parents, drawn with replacement.
     n_children
-        Children of each parent, with different flips.
+        Children of each parent, with different flips; at most one for each latent.
     selection
         The law by which parents are drawn.
     temperature
         In nats: how far to trust the estimate.
     """
 
-    n_parents: int = 2
-    n_children: int = 8
+    n_parents: int = 1
+    n_children: int = 16
     selection: Selection = softmax
     temperature: float = 3.0
 
@@ -126,8 +126,9 @@ class GradientFlips:
         log_joint = pool.log_joint.gather(1, pool.columns)
         parents = _draw(pool.current, self.selection(log_joint), self.n_parents, pool.generator)
         gain = pool.flip_gains(parents) / self.temperature
-        noise = torch.empty_like(gain).exponential_(generator=pool.generator)
-        bit = (gain - noise.log_()).topk(self.n_children, dim=-1).indices
+        uniform = torch.rand(gain.shape, generator=pool.generator, device=gain.device)
+        gumbel = -torch.log(-torch.log(uniform))
+        bit = (gain + gumbel).topk(min(self.n_children, gain.shape[-1]), dim=-1).indices
         pool.offer(bits.flip(parents[:, :, None].expand(*bit.shape, -1), bit).flatten(1, 2))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,8 @@ from truvae.model import Bernoulli, Model, low_precision_of
 from truvae.noise import Gaussian
 from truvae.patches import Patches, merge, principal_features
 from truvae.population import Population
-from truvae.proposals import Evolution, Neighbours
-from truvae.settings import Settings, choose
+from truvae.proposals import GradientFlips, Neighbours, Proposal
+from truvae.settings import SMALLEST_PATCH, Settings, choose
 from truvae.training import Clock, Epoch, OneCycle, fit, posterior
 
 Array = npt.NDArray[Any]
@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 _FEATURES = 16
 # The error of a patch estimate that its posterior variance does not know of, in units of the
 # variance of the picture.
-_DOUBT = 0.03
+_DOUBT = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,6 @@ class Result:
     def active_latents(self) -> float:
         """Expected number of active latents of a patch: the sum of pi."""
         return float(self.model.prior.pi.sum())
-
-
-@overload
-def denoise(image: npt.ArrayLike, *, return_result: Literal[False] = False, **o: Any) -> Array: ...
-
-
-@overload
-def denoise(image: npt.ArrayLike, *, return_result: Literal[True], **o: Any) -> Result: ...
 
 
 def denoise(
@@ -143,7 +135,8 @@ def denoise(
     """
     clock = Clock(time_budget, on_progress, should_stop)
     picture = _checked(image)
-    noise = _noise_level(picture, sigma) / np.nanstd(picture)
+    _check_patch_size(patch_size or SMALLEST_PATCH, picture.shape)
+    noise = _noise_level(picture, sigma) / float(np.nanstd(picture))
     settings = choose(picture.shape, noise, quality).override(
         {
             "patch_size": patch_size,
@@ -153,7 +146,6 @@ def denoise(
             "epochs": epochs,
         }
     )
-    _check_patch_size(settings.patch_size, picture.shape)
     result = _restore(picture, settings, sigma, _device(device), random_state, clock, on_epoch)
     restored = to_dtype(result.restored, np.asarray(image).dtype)
     return replace(result, restored=restored) if return_result else restored
@@ -176,7 +168,7 @@ def _restore(
     model, population = _start(len(patches), settings, known, generator)
     filled = Patches(units.standardise(_filled(picture), device), settings.patch_size)
     chunks = NearChunks(principal_features(filled, _FEATURES))
-    search = [Evolution(), Neighbours()]
+    search: list[Proposal] = [GradientFlips(), Neighbours()]
     entries = patches.mean_observed()
     history = []
     for epoch in fit(
@@ -291,7 +283,8 @@ def _noise_level(picture: Array, sigma: float | None) -> float:
         return float(sigma)
     from skimage.restoration import estimate_sigma
 
-    return float(estimate_sigma(_filled(picture)))
+    # An axis of one channel, or else a narrow picture is taken for one in colour.
+    return float(estimate_sigma(_filled(picture)[..., None], channel_axis=-1)[0])
 
 
 def _filled(picture: Array) -> Array:
@@ -302,7 +295,8 @@ def _filled(picture: Array) -> Array:
     from scipy.ndimage import distance_transform_edt
 
     nearest = distance_transform_edt(missing, return_distances=False, return_indices=True)
-    return picture[tuple(nearest)]
+    filled: Array = picture[tuple(nearest)]
+    return filled
 
 
 def _device(name: str) -> torch.device:

@@ -7,6 +7,7 @@ from typing import Any
 
 from truvae.errors import InputError
 
+SMALLEST_PATCH = 8
 QUALITIES = ("fast", "balanced", "best")
 
 
@@ -37,7 +38,7 @@ class Settings:
         Raises
         ------
         InputError
-            If a value is not a whole number of 1 or more.
+            If a value is not a whole number of 1 or more, or there are too few latents.
         """
         known = {name: value for name, value in given.items() if value is not None}
         for name, value in known.items():
@@ -47,7 +48,13 @@ class Settings:
                     raise InputError(f"{label} must be a whole number of 1 or more, not {number}")
         if "hidden" in known:
             known["hidden"] = tuple(known["hidden"])
-        return replace(self, **known)
+        settings = replace(self, **known)
+        if settings.n_states > 2**settings.n_latents:
+            raise InputError(
+                f"{settings.n_latents} latents have only {2**settings.n_latents} states, "
+                f"not {settings.n_states}: take fewer states or more latents"
+            )
+        return settings
 
 
 def choose(shape: tuple[int, int], noise: float, quality: str) -> Settings:
@@ -74,7 +81,7 @@ def choose(shape: tuple[int, int], noise: float, quality: str) -> Settings:
     """
     if quality not in QUALITIES:
         raise InputError(f"no quality {quality!r}: choose one of {', '.join(QUALITIES)}")
-    size = 8 if noise < 0.6 else 10
+    size = min(SMALLEST_PATCH if noise < 0.6 else 12, *shape)
     settings = {
         "fast": Settings(size, 256, (256,), 16, 5),
         "balanced": Settings(size, 512, (512,), 16, 12),
@@ -89,4 +96,4 @@ def _scaled(epochs: int, shape: tuple[int, int], size: int) -> int:
     return max(2, math.ceil(epochs * math.sqrt(249**2 / n_data)))
 
 
-__all__ = ["QUALITIES", "Settings", "choose"]
+__all__ = ["QUALITIES", "SMALLEST_PATCH", "Settings", "choose"]

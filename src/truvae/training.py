@@ -2,13 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from truvae import bits
 from truvae.chunks import Chunk, Chunks
@@ -18,6 +18,8 @@ from truvae.proposals import Proposal
 
 # Rows of the decoder's input in the M-step come in multiples of this (see `model._ROWS`).
 _ROWS = 128
+# Low precision is given up for good once its scores are off by more than this, in nats.
+_HURRY_LIMIT = 0.2
 
 
 class Data(Protocol):
@@ -118,6 +120,36 @@ class OneCycle:
         return self.peak * max(_half_cosine(1 - down), 1e-4)
 
 
+class Adam:
+    """Adam (arXiv:1412.6980) with its usual constants.
+
+    The one of torch.optim imports torch's compiler on first use, which takes a second.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], rate: float = 1e-3) -> None:
+        self.rate = rate
+        self._parameters = [p for p in parameters if p.requires_grad]
+        self._means = [torch.zeros_like(p) for p in self._parameters]
+        self._squares = [torch.zeros_like(p) for p in self._parameters]
+        self._steps = 0
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Go one step down the gradients."""
+        self._steps += 1
+        small, large = 1 - 0.9**self._steps, 1 - 0.999**self._steps
+        for p, mean, square in zip(self._parameters, self._means, self._squares, strict=True):
+            if p.grad is not None:
+                mean.lerp_(p.grad, 0.1)
+                square.mul_(0.999).addcmul_(p.grad, p.grad, value=0.001)
+                p.addcdiv_(mean, (square / large).sqrt_().add_(1e-8), value=-self.rate / small)
+
+
 @dataclass
 class Clock:
     """Progress by epochs or, when it runs ahead of them, by the time spent of a budget.
@@ -169,7 +201,7 @@ def fit(
     chunks: Chunks,
     search: Sequence[Proposal],
     generator: torch.Generator,
-    rate: Callable[[float], float] = OneCycle(),
+    rate: Callable[[float], float] | None = None,
     minibatch: int = 64,
     threshold: float = 0.01,
     learn_prior_from: float = 0.4,
@@ -192,7 +224,7 @@ def fit(
     generator
         Source of all randomness.
     rate
-        Learning rate of Adam as a function of the progress in [0, 1].
+        Learning rate of Adam as a function of the progress in [0, 1]; `OneCycle` if not given.
     minibatch
         Data points for each step of Adam.
     threshold
@@ -215,8 +247,8 @@ def fit(
     0
     1
     """
-    optimizer = torch.optim.Adam(model.decoder.parameters(), fused=True)
-    clock = clock or Clock()
+    optimizer = Adam(model.decoder.parameters())
+    clock, rate = clock or Clock(), rate or OneCycle()
     pace = _Pace(len(data))
     for index in range(epochs):
         start, done, bound, substitutions = time.perf_counter(), 0, 0.0, 0
@@ -230,8 +262,10 @@ def fit(
                     pool, columns = e_step(model, population, data, rows, search, generator)
                     bound += float(population.bound(rows).sum())
                     substitutions += pool.substitutions(columns)
+                    if pool.hurry_error > _HURRY_LIMIT:
+                        model.low_precision = None
             rows = torch.cat(chunk)
-            _set_rate(optimizer, rate(progress))
+            optimizer.rate = rate(progress)
             m_step(
                 model,
                 optimizer,
@@ -284,7 +318,7 @@ def e_step(
 
 def m_step(
     model: Model,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Adam,
     population: Population,
     data: Data,
     rows: Tensor,
@@ -312,7 +346,7 @@ def m_step(
             q = torch.softmax(_only(log_joint, point, column), 1)
         expected = (q * log_likelihood).sum()
         optimizer.zero_grad()
-        (-expected / x.numel()).backward()  # type: ignore[no-untyped-call]
+        (-expected / x.numel()).backward()
         optimizer.step()
         statistics.add(x, z, q, expected.detach())
 
@@ -329,9 +363,8 @@ def posterior(
     """Go once more through the data with the parameters fixed; yield the moments of each group."""
     for chunk in chunks(generator):
         for rows in chunk:
-            pool, columns = e_step(model, population, data, rows, search, generator)
-            q = torch.zeros_like(pool.log_joint)
-            q.scatter_(1, columns, population.responsibilities(rows).to(q.dtype))
+            pool, _ = e_step(model, population, data, rows, search, generator)
+            q = torch.softmax(pool.scores(), 1)
             mean = q @ pool.mean
             variance = (q @ pool.mean.square() - mean.square()).clamp(min=0)
             yield Posterior(rows, mean, variance)
@@ -376,17 +409,13 @@ class _Pace:
         self._seen += sum(len(rows) for rows in chunk)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def _half_cosine(share: float) -> float:
     """Rise smoothly from 0 to 1."""
     return 0.5 * (1 - math.cos(math.pi * share))
 
 
 __all__ = [
+    "Adam",
     "Clock",
     "Data",
     "Epoch",

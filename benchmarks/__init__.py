@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks denoise` and `python -m benchmarks engine`."""

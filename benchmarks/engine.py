@@ -1,0 +1,144 @@
+"""Time the E-step and the M-step against the bare matrix products of the same work.
+
+The work is counted as if every pair of data point and state went through the decoder by itself,
+before any state is found twice.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from skimage.data import camera
+
+from benchmarks.report import machine, publish, table
+from truvae import MLP, Bernoulli, Gaussian, GradientFlips, Model, NearChunks, Neighbours
+from truvae.model import low_precision_of
+from truvae.patches import Patches, principal_features
+from truvae.population import Population
+from truvae.training import Adam, Statistics, e_step, fit, m_step
+
+# Patch size, latents, hidden units, states.
+SIZES = [(8, 64, (64,), 200), (8, 256, (256,), 64), (12, 512, (512,), 64), (8, 128, (1024,), 16)]
+CHILDREN = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure all sizes in float32 and in low precision."""
+    rows = []
+    low = low_precision_of(torch.device("cpu"))
+    for size in SIZES:
+        for precision in [None, low] if low else [None]:
+            rows.append(measure(*size, precision, options))
+    header = ["decoder", "S", "precision", "states scored / s", "E-step s", "bare products s",
+              "bare / ours", "distinct", "M-step s", "bare products s", "bare / ours"]  # fmt: skip
+    text = (
+        "Medians over chunks of 2048 patches of a noisy picture (scikit-image's camera, sigma 25) "
+        f"after one epoch. Bare products: float32, one row for each pair. Seed {options.seed}. "
+        f"{machine()}."
+    )
+    publish("engine", f"{text}\n\n{table(header, rows)}")
+
+
+def measure(
+    patch: int,
+    n_latents: int,
+    hidden: tuple[int, ...],
+    n_states: int,
+    precision: torch.dtype | None,
+    options: argparse.Namespace,
+) -> list[str]:
+    """Train for an epoch and time the steps of a few chunks more."""
+    g = torch.Generator().manual_seed(options.seed)
+    patches = noisy_patches(patch, options.seed)
+    model = Model(
+        Bernoulli(torch.full((n_latents,), 5 / n_latents)),
+        MLP(n_latents, hidden, patch**2, generator=g),
+        Gaussian(torch.tensor(1.0)),
+        precision,
+    )
+    population = Population.random(len(patches), n_states, n_latents, 5 / n_latents, g)
+    chunks = NearChunks(principal_features(patches, 16))
+    search = [GradientFlips(1, CHILDREN), Neighbours()]
+    list(fit(model, population, patches, epochs=1, chunks=chunks, search=search, generator=g))
+    optimizer, statistics_of = Adam(model.decoder.parameters(), 1e-4), Statistics(model)
+    seconds: dict[str, list[float]] = {name: [] for name in ("e", "bare e", "m", "bare m")}
+    distinct, scored = [], []
+    for chunk in chunks(g)[: options.repeats]:
+        rows = torch.cat(chunk)
+        pools, spent = [], 0.0
+        for group in chunk:
+            spent += timed(
+                lambda group=group: pools.append(
+                    e_step(model, population, patches, group, search, g)[0]
+                )
+            )
+        pairs = len(rows) * (n_states + CHILDREN)
+        scored.append(pairs)
+        distinct.append(sum(len(pool.words) for pool in pools) / pairs)
+        seconds["e"].append(spent)
+        seconds["bare e"].append(bare(pairs, n_latents, hidden, patch**2))
+        massive = int((population.responsibilities(rows) > min(0.01, 0.5 / n_states)).sum())
+        seconds["m"].append(
+            timed(
+                lambda rows=rows: m_step(
+                    model, optimizer, population, patches, rows, statistics_of, g
+                )
+            )
+        )
+        # Backwards, every product is done once for the weights and once for their input.
+        seconds["bare m"].append(3 * bare(massive, n_latents, hidden, patch**2))
+    e, bare_e, m, bare_m = (statistics.median(seconds[name]) for name in seconds)
+    return [
+        "-".join(map(str, (n_latents, *hidden, patch**2))),
+        str(n_states),
+        str(precision or torch.float32).removeprefix("torch."),
+        f"{statistics.median(scored) / e:,.0f}",
+        f"{e:.3f}",
+        f"{bare_e:.3f}",
+        f"{bare_e / e:.2f}",
+        f"{statistics.median(distinct):.2f}",
+        f"{m:.3f}",
+        f"{bare_m:.3f}",
+        f"{bare_m / m:.2f}",
+    ]
+
+
+def noisy_patches(size: int, seed: int) -> Patches:
+    """Return the patches of a standardised noisy picture."""
+    picture = camera()[128:384, 128:384].astype(float)
+    picture += np.random.default_rng(seed).normal(0, 25, picture.shape)
+    standard = (picture - picture.mean()) / picture.std()
+    return Patches(torch.as_tensor(standard, dtype=torch.float32), size)
+
+
+def bare(pairs: int, n_latents: int, hidden: tuple[int, ...], n_observables: int) -> float:
+    """Time the decoder's float32 products for so many rows, in blocks that suit the cache."""
+    sizes, rows = (n_latents, *hidden, n_observables), 16_384
+    layers = list(zip(sizes, sizes[1:], strict=False))
+    weights = [torch.randn(i, o) for i, o in layers]
+    inputs = [torch.randn(rows, i) for i, _ in layers]
+    outputs = [torch.empty(rows, o) for _, o in layers]
+
+    def block() -> None:
+        for x, weight, out in zip(inputs, weights, outputs, strict=True):
+            torch.mm(x, weight, out=out)
+
+    block()
+    return statistics.median(timed(block) for _ in range(3)) * pairs / rows
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Return the seconds that `action` takes."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start

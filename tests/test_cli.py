@@ -1,0 +1,273 @@
+"""The command line through a subprocess: its contract, its errors, its exit status."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from test_restore import noisy_scene, scene
+
+from truvae.io import read_picture
+
+TINY = ["--latents", "16", "--hidden", "32", "--states", "8", "--epochs", "2"]
+KEYS = set(
+    [
+        "input",
+        "output",
+        "kind",
+        "shape",
+        "seed",
+        "preset",
+        "covariance",
+        "device",
+        "n_data",
+        "patch_size",
+        "n_latents",
+        "n_states",
+        "epochs",
+        "elbo",
+        "sigma",
+        "active_latents",
+        "psnr_noisy",
+        "psnr",
+        "ssim",
+        "held_out_rmse",
+        "seconds",
+        "seconds_per_epoch",
+        "peak_memory_mb",
+    ]
+)
+
+
+def truvae(*arguments, **options):
+    command = [sys.executable, "-m", "truvae", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def strict(line):
+    """Parse a line of JSON in which NaN is not allowed."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} in JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the same noisy picture in every format."""
+    path = tmp_path_factory.mktemp("pictures")
+    _, noisy = noisy_scene(size=32)
+    eight = noisy.clip(0, 255).round().astype(np.uint8)
+    Image.fromarray(eight).save(path / "noisy.png")
+    tifffile.imwrite(path / "noisy16.tif", eight.astype(np.uint16) * 257)
+    np.save(path / "noisy.npy", noisy)
+    Image.fromarray(scene(32).astype(np.uint8)).save(path / "clean.png")
+    return path
+
+
+@pytest.mark.parametrize("name", ["noisy.png", "noisy16.tif", "noisy.npy"])
+def test_one_file_in_one_file_out(folder, tmp_path, name):
+    done = truvae("denoise", folder / name, "-o", tmp_path / name, "--json", *TINY)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    record = strict(line)
+    assert set(record) >= KEYS
+    assert record["shape"] == [32, 32] and record["kind"] == "picture"
+    assert record["psnr"] is None and record["held_out_rmse"] is None
+    assert record["epochs"] == 2 and record["n_latents"] == 16 and record["n_states"] == 8
+    before, after = read_picture(folder / name).data, read_picture(tmp_path / name).data
+    assert before.dtype == after.dtype and before.shape == after.shape
+    assert after.std() < before.std()
+
+
+def test_added_noise_is_as_promised_and_measured(folder, tmp_path):
+    out = tmp_path / "out.png"
+    done = truvae(
+        "denoise", folder / "clean.png", "-o", out, "--add-noise", 20, "--seed", 5, "--json", *TINY
+    )
+    record = strict(done.stdout)
+    clean = read_picture(folder / "clean.png").data
+    noise = np.random.default_rng(5).normal(0, 20, clean.shape)
+    assert record["psnr_noisy"] == pytest.approx(10 * math.log10(255**2 / (noise**2).mean()))
+    error = ((read_picture(out).data - clean.astype(float)) ** 2).mean()
+    assert record["psnr"] == pytest.approx(10 * math.log10(255**2 / error))
+    assert 0 < record["ssim"] < 1 and record["seed"] == 5
+
+
+def test_reference_measures_the_result(folder, tmp_path):
+    done = truvae(
+        "denoise",
+        folder / "noisy.png",
+        "-o",
+        tmp_path / "o.png",
+        "--reference",
+        folder / "clean.png",
+        *TINY,
+    )
+    assert done.returncode == 0
+    assert "PSNR" in done.stdout and "sigma" in done.stdout and "(learned)" in done.stdout
+
+
+def test_same_seed_same_file(folder, tmp_path):
+    outs = [tmp_path / f"{name}.png" for name in "abc"]
+    for out, seed in zip(outs, (1, 1, 2), strict=True):
+        truvae(
+            "denoise", folder / "noisy.png", "-o", out, "-q", "--seed", seed, "--threads", 1, *TINY
+        )
+    first, second, other = (out.read_bytes() for out in outs)
+    assert first == second != other
+
+
+def test_progress_goes_to_stderr_unless_quiet(folder, tmp_path):
+    loud = truvae("denoise", folder / "noisy.png", "-o", tmp_path / "a.png", "-v", *TINY)
+    assert "epoch 2" in loud.stderr and "epoch" not in loud.stdout.replace("epochs in", "")
+    quiet = truvae("denoise", folder / "noisy.png", "-o", tmp_path / "b.png", "-q", *TINY)
+    assert quiet.stderr == "" and len(quiet.stdout.splitlines()) == 1
+
+
+def test_several_files_and_folders(folder, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_text("hello")
+    out = tmp_path / "out"
+    out.mkdir()
+    done = truvae("denoise", folder / "noisy.png", bad, "-o", out, "--json", "-q", *TINY)
+    assert done.returncode == 1
+    good, failed = map(strict, done.stdout.splitlines())
+    assert (out / "noisy.png").exists() and good["output"] == str(out / "noisy.png")
+    assert set(failed) == {"input", "error"} and not (out / "bad.png").exists()
+    done = truvae("denoise", folder, "-o", out, "-q", *TINY)
+    assert done.returncode == 0
+    assert {p.name for p in out.iterdir()} == {p.name for p in folder.iterdir()}
+
+
+def bad_calls(folder, tmp):
+    """Yield arguments that are wrong, and a part of the message."""
+    noisy, out = folder / "noisy.png", tmp / "out.png"
+    (tmp / "text.png").write_text("hello")
+    (tmp / "cut.png").write_bytes(noisy.read_bytes()[:400])
+    for name, array in {
+        "tiny": np.arange(9.0).reshape(3, 3),
+        "constant": np.ones((20, 20)),
+        "nan": np.full((20, 20), np.nan),
+        "inf": np.full((20, 20), np.inf),
+        "line": np.arange(9.0),
+        "complex": np.ones((20, 20), complex),
+    }.items():
+        np.save(tmp / f"{name}.npy", array)
+    np.save(tmp / "object.npy", np.full((20, 20), None), allow_pickle=True)
+    Image.new("RGB", (20, 20)).save(tmp / "colour.png")
+    npy = tmp / "out.npy"
+    yield [tmp / "none.png", "-o", out], "there is no file"
+    yield [tmp / "text.png", "-o", out], "is not a picture"
+    yield [tmp / "cut.png", "-o", out], "is damaged or cut short"
+    yield [tmp / "colour.png", "-o", out], "colour pictures are not supported yet"
+    yield [tmp / "tiny.npy", "-o", npy], "is smaller than a patch of"
+    yield [tmp / "constant.npy", "-o", npy], "is constant"
+    yield [tmp / "nan.npy", "-o", npy], "no known pixel"
+    yield [tmp / "inf.npy", "-o", npy], "infinite values"
+    yield [tmp / "line.npy", "-o", npy], "two axes"
+    yield [tmp / "complex.npy", "-o", npy], "complex128"
+    yield [tmp / "object.npy", "-o", npy], "Object arrays"
+    yield [noisy, "-o", tmp / "none" / "out.png"], "does not exist"
+    yield [noisy, "-o", tmp / "out.gif"], "its extension must be one of"
+    yield [noisy, "-o", tmp / "out"], "its extension must be one of"
+    yield [folder, "-o", out], "give an existing folder"
+    yield [noisy, noisy, "-o", out], "give an existing folder"
+    yield [noisy, "-o", noisy], "is the input"
+    yield [noisy, "-o", out, "--patch-size", 0], "patch size must be a whole number"
+    yield [noisy, "-o", out, "--patch-size", 99], "smaller than a patch of 99 x 99"
+    yield [noisy, "-o", out, "--sigma", -1], "sigma must be above 0"
+    yield [noisy, "-o", out, "--add-noise", -1], "--add-noise"
+    yield [noisy, "-o", out, "--add-noise", "nan"], "--add-noise"
+    yield [noisy, "-o", out, "--time-budget", 0], "--time-budget"
+    yield [noisy, "-o", out, "--hidden", "a,b"], "whole numbers like 256,128"
+    yield [noisy, "-o", out, "--quality", "superb"], "superb"
+    yield [noisy, "-o", out, "--add-noise", 5, "--reference", noisy], "leave --reference out"
+    yield [noisy, "-o", out, "--reference", tmp / "tiny.npy"], "the reference has shape (3, 3)"
+    yield [noisy, "-o", out, "--wrong"], "--wrong"
+    yield [noisy], "'-o'"
+
+
+def test_bad_input_is_one_line_and_status_2(folder, tmp_path, monkeypatch):
+    """In one process, since there are many; the last ones also through a subprocess."""
+    from truvae import cli
+
+    for arguments, message in bad_calls(folder, tmp_path):
+        before = sorted(tmp_path.iterdir())
+        done = in_process(cli.main, monkeypatch, "denoise", *arguments)
+        assert done.status == 2, (arguments, done.stderr)
+        assert message in done.stderr, (message, done.stderr)
+        assert done.stderr.startswith("truvae: error: ") and done.stderr.count("\n") == 1
+        assert done.stdout == ""
+        assert sorted(tmp_path.iterdir()) == before
+    outside = truvae("denoise", *arguments)
+    assert outside.returncode == 2 and outside.stderr == done.stderr
+
+
+def in_process(main, monkeypatch, *arguments):
+    """Run the command line in this process."""
+    import contextlib
+    import io
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(sys, "argv", ["truvae", *map(str, arguments)])
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+        pytest.raises(SystemExit) as stopped,
+    ):
+        main()
+    return SimpleNamespace(
+        status=stopped.value.code,
+        stdout=stdout.getvalue(),
+        stderr=stderr.getvalue().split("\r")[-1],
+    )
+
+
+def test_failure_with_json_is_an_object_too(tmp_path):
+    done = truvae("denoise", tmp_path / "none.png", "-o", tmp_path / "out.png", "--json")
+    assert done.returncode == 2
+    assert set(strict(done.stdout)) == {"input", "error"}
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_writes_the_best_so_far(folder, tmp_path, number, status):
+    out = tmp_path / "out.png"
+    command = [sys.executable, "-m", "truvae", "denoise", folder / "noisy.png", "-o", out, "-v"]
+    tiny = [*TINY[:-1], "100000"]
+    with subprocess.Popen([*command, *tiny], stderr=subprocess.PIPE, text=True) as process:
+        for text in iter(lambda: process.stderr.read(1), ""):
+            if text == "2":
+                break
+        time.sleep(0.5)
+        process.send_signal(number)
+        process.stderr.read()
+        assert process.wait(60) == status
+    assert read_picture(out).data.shape == (32, 32)
+    assert os.listdir(tmp_path) == ["out.png"]
+
+
+def test_demo_restores_a_picture_that_ships_with_a_dependency(tmp_path):
+    done = truvae("demo", "-o", tmp_path, "--json", "--time-budget", 25)
+    assert done.returncode == 0, done.stderr
+    record = strict(done.stdout)
+    assert record["psnr"] > record["psnr_noisy"] + 3
+    assert {p.name for p in tmp_path.iterdir()} == {"clean.png", "before.png", "after.png"}
+    assert read_picture(tmp_path / "after.png").data.shape == (256, 256)
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, truvae; print({'torch', 'matplotlib', 'skimage'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
+    assert truvae("--version").stdout.startswith("truvae, version ")
+    assert "denoise" in truvae("--help").stdout

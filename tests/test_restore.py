@@ -1,0 +1,168 @@
+"""Restoration of arrays: what comes back, what is told, what is learned."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import truvae
+from truvae import InputError
+from truvae.settings import QUALITIES, choose
+
+SMALL = {"n_latents": 16, "hidden": (32,), "n_states": 8, "epochs": 20}
+
+
+def scene(size=48):
+    """Return a picture of bars and a disc with grey levels between 40 and 200."""
+    y, x = np.mgrid[:size, :size]
+    picture = np.where((x // 8) % 2 == 0, 60.0, 160.0)
+    picture[(x - size / 2) ** 2 + (y - size / 2) ** 2 < (size / 4) ** 2] = 200.0
+    return picture
+
+
+def noisy_scene(sigma=20.0, seed=0, size=48):
+    clean = scene(size)
+    return clean, clean + np.random.default_rng(seed).normal(0, sigma, clean.shape)
+
+
+def rmse(a, b):
+    return float(np.sqrt(np.mean((a - b) ** 2)))
+
+
+def test_noise_goes_and_its_level_is_learned():
+    clean, noisy = noisy_scene()
+    result = truvae.denoise(noisy, return_result=True, **SMALL | {"epochs": 100})
+    assert rmse(result.restored, clean) < 20 / 2
+    assert result.sigma == pytest.approx(20, rel=0.25)
+    assert [epoch.index for epoch in result.history] == list(range(100))
+    assert result.history[-1].elbo > result.history[0].elbo
+    assert result.elbo == pytest.approx(result.history[-1].elbo, abs=2)
+    assert result.n_data == (48 - result.settings.patch_size + 1) ** 2
+
+
+@settings(max_examples=15)
+@given(
+    st.sampled_from([np.uint8, np.uint16, np.int32, np.float32, np.float64]),
+    st.tuples(st.integers(8, 30), st.integers(8, 30)),
+    st.integers(0, 99),
+)
+def test_same_shape_and_type_come_back(dtype, shape, seed):
+    picture = np.random.default_rng(seed).integers(0, 200, shape).astype(dtype)
+    restored = truvae.denoise(picture, patch_size=4, **SMALL | {"epochs": 1})
+    assert restored.shape == picture.shape and restored.dtype == picture.dtype
+    assert np.isfinite(restored).all()
+
+
+def test_units_do_not_matter():
+    """Scaled and shifted input gives the same picture in its own units."""
+    _, noisy = noisy_scene()
+    a = truvae.denoise(noisy, return_result=True, **SMALL)
+    b = truvae.denoise(noisy * 1000 - 5e5, return_result=True, **SMALL)
+    np.testing.assert_allclose(b.restored, a.restored * 1000 - 5e5, atol=0.02 * 1000 * noisy.std())
+    assert b.sigma == pytest.approx(1000 * a.sigma, rel=0.02)
+    assert b.elbo == pytest.approx(a.elbo - 64 * np.log(1000), rel=0.02)
+
+
+def test_same_seed_same_bytes():
+    _, noisy = noisy_scene()
+    first, second, other = (truvae.denoise(noisy, random_state=s, **SMALL) for s in (3, 3, 4))
+    assert first.tobytes() == second.tobytes() != other.tobytes()
+
+
+def test_input_is_left_alone():
+    _, noisy = noisy_scene()
+    before = noisy.copy()
+    truvae.denoise(noisy, **SMALL | {"epochs": 1})
+    np.testing.assert_array_equal(noisy, before)
+
+
+def test_missing_pixels_are_filled_in():
+    clean, noisy = noisy_scene(10)
+    gaps = np.random.default_rng(1).random(noisy.shape) < 0.2
+    noisy[gaps] = np.nan
+    result = truvae.denoise(noisy, return_result=True, **SMALL | {"epochs": 150})
+    assert np.isfinite(result.restored).all()
+    assert result.missing == pytest.approx(gaps.mean())
+    assert rmse(result.restored[gaps], clean[gaps]) < 0.5 * clean.std()
+
+
+def test_given_sigma_is_held():
+    _, noisy = noisy_scene()
+    result = truvae.denoise(noisy, sigma=17.0, return_result=True, **SMALL)
+    assert result.sigma == pytest.approx(17.0, rel=1e-5)
+    assert all(epoch.sigma == pytest.approx(17.0, rel=1e-5) for epoch in result.history)
+
+
+def test_callbacks_see_the_run_and_can_end_it():
+    _, noisy = noisy_scene()
+    progress, epochs = [], []
+    truvae.denoise(noisy, on_progress=progress.append, on_epoch=epochs.append, **SMALL)
+    assert progress == sorted(progress) and progress[-1] == 1
+    assert len(epochs) == 20
+    result = truvae.denoise(
+        noisy,
+        should_stop=lambda: len(epochs) > 22,
+        on_epoch=epochs.append,
+        return_result=True,
+        **SMALL,
+    )
+    assert len(result.history) == 3 and np.isfinite(result.restored).all()
+
+
+def test_time_budget_ends_the_training():
+    _, noisy = noisy_scene()
+    result = truvae.denoise(
+        noisy, time_budget=2.0, return_result=True, **SMALL | {"epochs": 100_000}
+    )
+    assert 1 <= len(result.history) < 100_000
+    assert result.history[-1].progress == 1
+
+
+BAD_PICTURES = {
+    "two axes": np.zeros((4, 4, 3)),
+    "two axes ": np.zeros(9),
+    "constant": np.full((20, 20), 7),
+    "no known pixel": np.full((20, 20), np.nan),
+    "infinite": np.where(np.eye(20) > 0, np.inf, 1.0),
+    "complex": np.ones((20, 20), complex),
+    "object": np.full((20, 20), None),
+    "smaller than a patch": np.random.default_rng(0).random((5, 30)),
+}
+
+
+@pytest.mark.parametrize("message", BAD_PICTURES)
+def test_bad_pictures_are_told(message):
+    with pytest.raises(InputError, match=message.strip()):
+        truvae.denoise(BAD_PICTURES[message])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch_size": 0}, "patch size must be a whole number of 1 or more, not 0"),
+        ({"patch_size": 49}, "smaller than a patch of 49 x 49"),
+        ({"n_latents": -1}, "latents must be a whole number"),
+        ({"hidden": (4, 0)}, "hidden must be a whole number"),
+        ({"n_states": 2.5}, "states must be a whole number"),
+        ({"n_latents": 3, "n_states": 9}, "3 latents have only 8 states, not 9"),
+        ({"sigma": -1.0}, "sigma must be above 0"),
+        ({"sigma": float("nan")}, "sigma must be above 0"),
+        ({"quality": "superb"}, "no quality 'superb': choose one of fast, balanced, best"),
+        ({"device": "tpu"}, "no device 'tpu'"),
+    ],
+)
+def test_bad_options_are_told(options, message):
+    with pytest.raises(InputError, match=message):
+        truvae.denoise(noisy_scene()[1], **options)
+
+
+def test_settings_depend_on_size_and_noise_only():
+    for quality in QUALITIES:
+        small, large = (choose((n, n), 0.3, quality) for n in (64, 1024))
+        assert small.epochs > large.epochs >= 2
+        assert (
+            choose((256, 256), 1.0, quality).patch_size
+            > choose((256, 256), 0.2, quality).patch_size
+        )
+    epochs = [choose((256, 256), 0.3, quality).epochs for quality in QUALITIES]
+    assert epochs == sorted(epochs)
