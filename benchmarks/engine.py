@@ -7,7 +7,6 @@ before any state is found twice.
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -75,26 +74,17 @@ def measure(
     distinct, scored = [], []
     for chunk in chunks(g)[: options.repeats]:
         rows = torch.cat(chunk)
-        pools, spent = [], 0.0
-        for group in chunk:
-            spent += timed(
-                lambda group=group: pools.append(
-                    e_step(model, population, patches, group, search, g)[0]
-                )
-            )
         pairs = len(rows) * (n_states + CHILDREN)
+        start = time.perf_counter()
+        pools = [e_step(model, population, patches, group, search, g)[0] for group in chunk]
+        seconds["e"].append(time.perf_counter() - start)
+        seconds["bare e"].append(bare(pairs, n_latents, hidden, patch**2))
         scored.append(pairs)
         distinct.append(sum(len(pool.words) for pool in pools) / pairs)
-        seconds["e"].append(spent)
-        seconds["bare e"].append(bare(pairs, n_latents, hidden, patch**2))
         massive = int((population.responsibilities(rows) > min(0.01, 0.5 / n_states)).sum())
-        seconds["m"].append(
-            timed(
-                lambda rows=rows: m_step(
-                    model, optimizer, population, patches, rows, statistics_of, g
-                )
-            )
-        )
+        start = time.perf_counter()
+        m_step(model, optimizer, population, patches, rows, statistics_of, g)
+        seconds["m"].append(time.perf_counter() - start)
         # Backwards, every product is done once for the weights and once for their input.
         seconds["bare m"].append(3 * bare(massive, n_latents, hidden, patch**2))
     e, bare_e, m, bare_m = (statistics.median(seconds[name]) for name in seconds)
@@ -133,12 +123,9 @@ def bare(pairs: int, n_latents: int, hidden: tuple[int, ...], n_observables: int
         for x, weight, out in zip(inputs, weights, outputs, strict=True):
             torch.mm(x, weight, out=out)
 
-    block()
-    return statistics.median(timed(block) for _ in range(3)) * pairs / rows
-
-
-def timed(action: Callable[[], object]) -> float:
-    """Return the seconds that `action` takes."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        block()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:]) * pairs / rows
