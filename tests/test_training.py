@@ -175,7 +175,8 @@ def test_same_seed_same_result():
     assert [r.elbo for r in first[3]] != [r.elbo for r in other[3]]
 
 
-def test_posterior_moments_are_those_of_q():
+def test_posterior_moments_are_those_of_all_offered_states():
+    """Without proposals these are the states that each data point has."""
     model, x, population, _ = trained(epochs=2)
     chunks = ShuffledChunks(400, 64)
     seen = []
@@ -190,6 +191,20 @@ def test_posterior_moments_are_those_of_q():
         torch.testing.assert_close(part.variance, variance, rtol=1e-3, atol=1e-4)
         seen += part.rows.tolist()
     assert sorted(seen) == list(range(400))
+
+
+def test_posterior_mean_comes_closer_to_the_exact_one_with_shared_states():
+    model, x, population, _ = trained(epochs=2)
+    everything = all_states(6)
+    with torch.no_grad():
+        q = torch.softmax(model.log_joint(x, bits.pack(everything)), 1)
+        exact = q @ model.decoder(everything)
+    error = []
+    for search in ([], [Neighbours()]):
+        g = torch.Generator().manual_seed(0)
+        parts = list(posterior(model, population, x, NearChunks(x, 50, 2), search, g))
+        error.append(sum((part.mean - exact[part.rows]).square().sum() for part in parts))
+    assert error[1] < error[0]
 
 
 def test_prior_is_held_until_told_and_sigma_when_fixed():

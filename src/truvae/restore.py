@@ -23,7 +23,7 @@ from truvae.training import Clock, Epoch, OneCycle, fit, posterior
 Array = npt.NDArray[Any]
 
 # Principal components in which patches count as near.
-_FEATURES = 16
+_FEATURES = 48
 # The error of a patch estimate that its posterior variance does not know of, in units of the
 # variance of the picture.
 _DOUBT = 0.1
@@ -36,13 +36,13 @@ class Result:
     restored: Array
     """The restored picture: shape and dtype of the input."""
     sigma: float
-    """Standard deviation of the noise: learned, unless it was given."""
+    """Standard deviation of the noise: learned, mean over the runs, unless it was given."""
     elbo: float
-    """Mean over the patches of the lower bound F_n in nats (Eq. 5)."""
+    """Mean over the patches of the lower bound F_n in nats (Eq. 5), and over the runs."""
     history: list[Epoch]
-    """One record for each epoch."""
+    """One record for each epoch, run after run."""
     model: Model
-    """The trained model, of patches that are standardised as `(x - offset) / spread`."""
+    """The model of the first run, of patches standardised as `(x - offset) / spread`."""
     offset: float
     """Mean of the noisy picture."""
     spread: float
@@ -160,17 +160,60 @@ def _restore(
     clock: Clock,
     on_epoch: Callable[[Epoch], None],
 ) -> Result:
-    """Restore a valid float picture with NaN where pixels are missing."""
+    """Restore a valid float picture, NaN where pixels are missing, by the mean of several runs."""
     generator = torch.Generator(device).manual_seed(seed)
     units = _Units(float(np.nanmean(picture)), float(np.nanstd(picture)))
     patches = Patches(units.standardise(picture, device), settings.patch_size)
-    known = None if sigma is None else sigma / units.spread
-    model, population = _start(len(patches), settings, known, generator)
     filled = Patches(units.standardise(_filled(picture), device), settings.patch_size)
     chunks = NearChunks(principal_features(filled, _FEATURES))
-    search: list[Proposal] = [GradientFlips(), Neighbours()]
+    known = None if sigma is None else sigma / units.spread
     entries = patches.mean_observed()
-    history = []
+    history: list[Epoch] = []
+
+    def record(epoch: Epoch) -> None:
+        history.append(units.record(epoch, entries))
+        on_epoch(history[-1])
+
+    runs: list[_Run] = []
+    while len(runs) < settings.runs and not (runs and clock.should_stop()):
+        part = clock.part(len(runs), settings.runs)
+        runs.append(_run(patches, chunks, settings, known, generator, part, record))
+    merged = torch.stack([run.merged for run in runs]).mean(0).cpu().numpy()
+    return Result(
+        restored=merged * units.spread + units.offset,
+        sigma=float(np.mean([float(run.model.noise.sigma2) ** 0.5 for run in runs])) * units.spread,
+        elbo=units.bound(float(np.mean([run.bound for run in runs])), entries),
+        history=history,
+        model=runs[0].model,
+        offset=units.offset,
+        spread=units.spread,
+        settings=settings,
+        n_data=len(patches),
+        missing=float(np.isnan(picture).mean()),
+        device=str(device),
+    )
+
+
+class _Run(NamedTuple):
+    """What one model made of the picture, in standardised units."""
+
+    merged: torch.Tensor
+    model: Model
+    bound: float
+
+
+def _run(
+    patches: Patches,
+    chunks: NearChunks,
+    settings: Settings,
+    sigma: float | None,
+    generator: torch.Generator,
+    clock: Clock,
+    on_epoch: Callable[[Epoch], None],
+) -> _Run:
+    """Fit one model and estimate the picture with it."""
+    model, population = _start(len(patches), settings, sigma, generator)
+    search: list[Proposal] = [GradientFlips(), Neighbours()]
     for epoch in fit(
         model,
         population,
@@ -183,24 +226,10 @@ def _restore(
         minibatch=settings.minibatch,
         clock=clock,
     ):
-        history.append(units.record(epoch, entries))
-        on_epoch(history[-1])
+        on_epoch(epoch)
     estimates = posterior(model, population, patches, chunks, search, generator)
-    merged = merge(patches, estimates, _DOUBT).cpu().numpy()
-    bound = float(population.bound(slice(None)).mean())
-    return Result(
-        restored=merged * units.spread + units.offset,
-        sigma=float(model.noise.sigma2) ** 0.5 * units.spread,
-        elbo=units.bound(bound, entries),
-        history=history,
-        model=model,
-        offset=units.offset,
-        spread=units.spread,
-        settings=settings,
-        n_data=len(patches),
-        missing=float(np.isnan(picture).mean()),
-        device=str(device),
-    )
+    merged = merge(patches, estimates, _DOUBT)
+    return _Run(merged, model, float(population.bound(slice(None)).mean()))
 
 
 class _Units(NamedTuple):
@@ -227,11 +256,12 @@ def _start(
     """Make the untrained model and population; `sigma` in units of the standardised data."""
     device, n_latents = generator.device, settings.n_latents
     activity = min(settings.active / n_latents, 0.5)
-    decoder = MLP(n_latents, settings.hidden, settings.patch_size**2, generator=generator)
+    with device:
+        decoder = MLP(n_latents, settings.hidden, settings.patch_size**2, generator=generator)
     variance = torch.tensor(1.0 if sigma is None else sigma**2, device=device)
     model = Model(
         Bernoulli(torch.full((n_latents,), activity, device=device)),
-        decoder.to(device),
+        decoder,
         Gaussian(variance, fixed=sigma is not None),
         low_precision_of(device),
     )

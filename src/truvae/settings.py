@@ -24,7 +24,9 @@ class Settings:
     n_states: int
     """S, variational states of each patch."""
     epochs: int
-    """Passes through all patches."""
+    """Passes through all patches in each run."""
+    runs: int = 1
+    """Independent models, whose pictures are averaged."""
     minibatch: int = 64
     """Patches for each step of the optimiser."""
     peak_rate: float = 0.005
@@ -81,13 +83,21 @@ def choose(shape: tuple[int, int], noise: float, quality: str) -> Settings:
     """
     if quality not in QUALITIES:
         raise InputError(f"no quality {quality!r}: choose one of {', '.join(QUALITIES)}")
-    size = min(SMALLEST_PATCH if noise < 0.6 else 12, *shape)
-    settings = {
-        "fast": Settings(size, 256, (256,), 16, 5),
-        "balanced": Settings(size, 512, (512,), 16, 12),
-        "best": Settings(size, 512, (512,), 32, 40),
-    }[quality]
-    return replace(settings, epochs=_scaled(settings.epochs, shape, size))
+    # Where noise is strong, a model that can say more fits the noise; several small ones and larger
+    # patches do better.
+    strong = noise > 0.6
+    size = min(12 if strong else SMALLEST_PATCH, *shape)
+    hidden, active = ((256,), 2.0) if strong else ((512,), 5.0)
+    runs, epochs = {"fast": (1, 5), "balanced": (3, 8) if strong else (2, 10), "best": (6, 12)}[quality]
+    return Settings(
+        patch_size=size,
+        n_latents=256,
+        hidden=hidden,
+        n_states=16,
+        epochs=_scaled(epochs, shape, size),
+        runs=runs,
+        active=active,
+    )
 
 
 def _scaled(epochs: int, shape: tuple[int, int], size: int) -> int:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -186,6 +186,13 @@ class Clock:
         self.on_progress(progress)
         return progress
 
+    def part(self, index: int, n: int) -> "Clock":
+        """Return a clock that starts now, for part `index` (from 0) of `n` equal ones."""
+        left = None
+        if self.budget is not None:
+            left = (self.budget - (time.perf_counter() - self.start)) / (n - index)
+        return Clock(left, lambda done: self.on_progress((index + done) / n), self.should_stop)
+
     def _spent(self, closing: float) -> float:
         if self.budget is None:
             return 0.0
@@ -360,7 +367,12 @@ def posterior(
     search: Sequence[Proposal],
     generator: torch.Generator,
 ) -> Iterator[Posterior]:
-    """Go once more through the data with the parameters fixed; yield the moments of each group."""
+    """Go once more through the data with the parameters fixed; yield the moments of each group.
+
+    All states that are offered to a data point take part, not only the S that it keeps, and all of
+    it is in full precision.
+    """
+    model = replace(model, low_precision=None)
     for chunk in chunks(generator):
         for rows in chunk:
             pool, _ = e_step(model, population, data, rows, search, generator)
