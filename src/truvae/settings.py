@@ -7,7 +7,11 @@ from typing import Any
 
 from truvae.errors import InputError
 
-SMALLEST_PATCH = 8
+SMALLEST_PATCH = 7
+# Noise over the standard deviation of the noisy picture, below and above which other settings hold.
+_WEAK, _STRONG = 0.43, 0.6
+# Runs, and epochs of each for a picture of 256 x 256 pixels.
+_EFFORT = {"fast": (1, 5), "balanced": (2, 10), "best": (6, 12)}
 QUALITIES = ("fast", "balanced", "best")
 
 
@@ -79,24 +83,24 @@ def choose(shape: tuple[int, int], noise: float, quality: str) -> Settings:
     Examples
     --------
     >>> choose((256, 256), 0.4, "fast").patch_size
-    8
+    7
     """
     if quality not in QUALITIES:
         raise InputError(f"no quality {quality!r}: choose one of {', '.join(QUALITIES)}")
-    # Where noise is strong, a model that can say more fits the noise; several small ones and larger
-    # patches do better.
-    strong = noise > 0.6
-    size = min(12 if strong else SMALLEST_PATCH, *shape)
-    hidden, active = ((256,), 2.0) if strong else ((512,), 5.0)
-    runs, epochs = {"fast": (1, 5), "balanced": (3, 8) if strong else (2, 10), "best": (6, 12)}[quality]
+    strong = noise > _STRONG
+    side = 12 if strong else SMALLEST_PATCH if noise < _WEAK else 8
+    size = min(side, *shape)
+    runs, epochs = _EFFORT[quality]
     return Settings(
         patch_size=size,
         n_latents=256,
-        hidden=hidden,
-        n_states=16,
+        # Where noise is strong, a decoder that can say more learns the noise.
+        hidden=(256,) if strong else (512,),
+        n_states=32 if strong else 16,
         epochs=_scaled(epochs, shape, size),
         runs=runs,
-        active=active,
+        minibatch=32 if strong else 64,
+        active=2.0 if strong else 5.0,
     )
 
 
