@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -66,11 +65,11 @@ def beside(picture: str, sigma: float) -> list[str]:
 def summary(runs: list[dict]) -> list[str]:
     """Return the cells of a row: mean and spread over the seeds."""
     levels = [run["psnr"] for run in runs]
-    spread = statistics.stdev(levels) if len(levels) > 1 else math.nan
+    spread = statistics.stdev(levels) if len(levels) > 1 else 0.0
     sigmas = [run["sigma"] for run in runs if run["sigma"] is not None]
     memory = [run["peak_memory_mb"] for run in runs if run["peak_memory_mb"]]
     return [
-        f"{statistics.mean(levels):.2f} ({spread:.2f})",
+        f"{statistics.mean(levels):.2f}" + (f" ({spread:.2f})" if len(levels) > 1 else ""),
         f"{statistics.median(run['seconds'] for run in runs):.0f}",
         f"{statistics.mean(sigmas):.2f}" if sigmas else "",
         f"{max(memory):.0f}" if memory else "",

@@ -329,6 +329,7 @@ def _describe(result: "Result", options: dict[str, Any]) -> dict[str, Any]:
         "n_latents": settings.n_latents,
         "hidden": list(settings.hidden),
         "n_states": settings.n_states,
+        "runs": settings.runs,
         "epochs": len(result.history),
         "elbo": result.elbo,
         "sigma": result.sigma,

@@ -1,5 +1,6 @@
 """Restoration of pictures: standardise, cut into patches, fit, estimate, merge."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -175,9 +176,12 @@ def _restore(
         on_epoch(history[-1])
 
     runs: list[_Run] = []
-    while len(runs) < settings.runs and not (runs and clock.should_stop()):
+    while len(runs) < settings.runs and not (runs and clock.left() < runs[-1].seconds):
         part = clock.part(len(runs), settings.runs)
-        runs.append(_run(patches, chunks, settings, known, generator, part, record))
+        run = _run(patches, chunks, settings, known, generator, part, record)
+        if runs and clock.should_stop():
+            break  # it did not come far enough to help
+        runs.append(run)
     merged = torch.stack([run.merged for run in runs]).mean(0).cpu().numpy()
     return Result(
         restored=merged * units.spread + units.offset,
@@ -200,6 +204,7 @@ class _Run(NamedTuple):
     merged: torch.Tensor
     model: Model
     bound: float
+    seconds: float
 
 
 def _run(
@@ -229,7 +234,8 @@ def _run(
         on_epoch(epoch)
     estimates = posterior(model, population, patches, chunks, search, generator)
     merged = merge(patches, estimates, _DOUBT)
-    return _Run(merged, model, float(population.bound(slice(None)).mean()))
+    bound = float(population.bound(slice(None)).mean())
+    return _Run(merged, model, bound, time.perf_counter() - clock.start)
 
 
 class _Units(NamedTuple):

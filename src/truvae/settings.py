@@ -11,7 +11,7 @@ SMALLEST_PATCH = 7
 # Noise over the standard deviation of the noisy picture, below and above which other settings hold.
 _WEAK, _STRONG = 0.43, 0.6
 # Runs, and epochs of each for a picture of 256 x 256 pixels.
-_EFFORT = {"fast": (1, 5), "balanced": (2, 10), "best": (6, 12)}
+_EFFORT = {"fast": (1, 5), "balanced": (2, 10), "best": (6, 10)}
 QUALITIES = ("fast", "balanced", "best")
 
 
@@ -97,14 +97,14 @@ def choose(shape: tuple[int, int], noise: float, quality: str) -> Settings:
         # Where noise is strong, a decoder that can say more learns the noise.
         hidden=(256,) if strong else (512,),
         n_states=32 if strong else 16,
-        epochs=_scaled(epochs, shape, size),
+        epochs=_scaled(epochs * (0.75 if strong else 1.0), shape, size),
         runs=runs,
         minibatch=32 if strong else 64,
         active=2.0 if strong else 5.0,
     )
 
 
-def _scaled(epochs: int, shape: tuple[int, int], size: int) -> int:
+def _scaled(epochs: float, shape: tuple[int, int], size: int) -> int:
     """Return more epochs for small pictures and fewer for large ones than for 256 x 256."""
     n_data = max(1, (shape[0] - size + 1) * (shape[1] - size + 1))
     return max(2, math.ceil(epochs * math.sqrt(249**2 / n_data)))

@@ -186,17 +186,24 @@ class Clock:
         self.on_progress(progress)
         return progress
 
+    def left(self) -> float:
+        """Return the seconds of the budget that are left; infinite without one."""
+        if self.budget is None:
+            return math.inf
+        return self.budget - (time.perf_counter() - self.start)
+
     def part(self, index: int, n: int) -> "Clock":
-        """Return a clock that starts now, for part `index` (from 0) of `n` equal ones."""
-        left = None
-        if self.budget is not None:
-            left = (self.budget - (time.perf_counter() - self.start)) / (n - index)
-        return Clock(left, lambda done: self.on_progress((index + done) / n), self.should_stop)
+        """Return a clock for part `index` (from 0) of `n`, which may use all that is left."""
+        return Clock(
+            None if self.budget is None else self.left(),
+            lambda done: self.on_progress((index + done) / n),
+            self.should_stop,
+        )
 
     def _spent(self, closing: float) -> float:
         if self.budget is None:
             return 0.0
-        return (time.perf_counter() - self.start) / max(self.budget - closing, 1e-9)
+        return (self.budget - self.left()) / max(self.budget - closing, 1e-9)
 
 
 def fit(
