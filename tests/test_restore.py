@@ -60,7 +60,7 @@ def test_units_do_not_matter():
     b = truvae.denoise(noisy * 1000 - 5e5, return_result=True, **SMALL)
     np.testing.assert_allclose(b.restored, a.restored * 1000 - 5e5, atol=0.02 * 1000 * noisy.std())
     assert b.sigma == pytest.approx(1000 * a.sigma, rel=0.02)
-    assert b.elbo == pytest.approx(a.elbo - 64 * np.log(1000), rel=0.02)
+    assert b.elbo == pytest.approx(a.elbo - a.settings.patch_size**2 * np.log(1000), rel=0.02)
 
 
 def test_same_seed_same_bytes():
@@ -166,3 +166,15 @@ def test_settings_depend_on_size_and_noise_only():
         )
     epochs = [choose((256, 256), 0.3, quality).epochs for quality in QUALITIES]
     assert epochs == sorted(epochs)
+
+
+def test_several_runs_are_averaged_within_the_time_given():
+    _, noisy = noisy_scene()
+    small = {name: value for name, value in SMALL.items() if name != "epochs"}
+    result = truvae.denoise(noisy, quality="fast", return_result=True, **small)
+    assert result.settings.runs == 1 and len(result.history) == result.settings.epochs
+    result = truvae.denoise(noisy, return_result=True, **small)
+    assert result.settings.runs == 2 and len(result.history) == 2 * result.settings.epochs
+    result = truvae.denoise(noisy, time_budget=0.05, return_result=True, **small)
+    assert len(result.history) <= result.settings.epochs
+    assert np.isfinite(result.restored).all()

@@ -96,7 +96,7 @@ def denoise(
     patch_size, n_latents, hidden, n_states, epochs
         Override what is chosen from the size of the picture and its noise: side of the patches in
         pixels, binary latents, units of each hidden layer of the decoder, variational states of
-        each patch, passes through the patches.
+        each patch, passes through the patches (of a single run).
     time_budget
         Seconds that the call may take; training is shortened to keep it.
     device

@@ -39,7 +39,7 @@ class Settings:
     """Active latents of each state at the start."""
 
     def override(self, given: Mapping[str, Any]) -> "Settings":
-        """Replace the settings that are given (not None).
+        """Replace the settings that are given (not None); given epochs are those of a single run.
 
         Raises
         ------
@@ -54,6 +54,8 @@ class Settings:
                     raise InputError(f"{label} must be a whole number of 1 or more, not {number}")
         if "hidden" in known:
             known["hidden"] = tuple(known["hidden"])
+        if "epochs" in known:
+            known["runs"] = 1
         settings = replace(self, **known)
         if settings.n_states > 2**settings.n_latents:
             raise InputError(
