@@ -93,23 +93,26 @@ def choose(shape: tuple[int, int], noise: float, quality: str) -> Settings:
     side = 12 if strong else SMALLEST_PATCH if noise < _WEAK else 8
     size = min(side, *shape)
     runs, epochs = _EFFORT[quality]
+    share = _share(shape, size)
+    # A small picture has less to learn from, so its model must be smaller too.
+    smaller = math.sqrt(min(share, 1.0))
+    width = 256 if strong else 512
     return Settings(
         patch_size=size,
-        n_latents=256,
+        n_latents=max(16, round(256 * smaller)),
         # Where noise is strong, a decoder that can say more learns the noise.
-        hidden=(256,) if strong else (512,),
+        hidden=(max(16, round(width * smaller)),),
         n_states=32 if strong else 16,
-        epochs=_scaled(epochs * (0.75 if strong else 1.0), shape, size),
+        epochs=max(2, math.ceil(epochs * (0.75 if strong else 1.0) / math.sqrt(share))),
         runs=runs,
         minibatch=32 if strong else 64,
         active=2.0 if strong else 5.0,
     )
 
 
-def _scaled(epochs: float, shape: tuple[int, int], size: int) -> int:
-    """Return more epochs for small pictures and fewer for large ones than for 256 x 256."""
-    n_data = max(1, (shape[0] - size + 1) * (shape[1] - size + 1))
-    return max(2, math.ceil(epochs * math.sqrt(249**2 / n_data)))
+def _share(shape: tuple[int, int], size: int) -> float:
+    """Return the number of patches, in units of those of a picture of 256 x 256 pixels."""
+    return max(1, (shape[0] - size + 1) * (shape[1] - size + 1)) / 249**2
 
 
 __all__ = ["QUALITIES", "SMALLEST_PATCH", "Settings", "choose"]
