@@ -103,7 +103,7 @@ def choose(shape: tuple[int, int], noise: float, quality: str) -> Settings:
         # Where noise is strong, a decoder that can say more learns the noise.
         hidden=(max(16, round(width * smaller)),),
         n_states=32 if strong else 16,
-        epochs=max(2, math.ceil(epochs * (0.75 if strong else 1.0) / math.sqrt(share))),
+        epochs=max(2, math.ceil(epochs / math.sqrt(share))),
         runs=runs,
         minibatch=32 if strong else 64,
         active=2.0 if strong else 5.0,
