@@ -316,7 +316,10 @@ def e_step(
     search: Sequence[Proposal],
     generator: torch.Generator,
 ) -> tuple[Pool, Tensor]:
-    """Replace states of the data points `rows` by better ones; no F_n ever falls (Eq. 6).
+    """Replace states of the data points `rows` by better ones (Eq. 6).
+
+    No F_n ever falls in full precision; in low precision one may, by the error of the scores of
+    states that carry little mass.
 
     Returns
     -------
