@@ -32,6 +32,7 @@ _DEMO_SIGMA = 25.0
 # Options that are handed to `truvae.denoise` as they are.
 _PASSED_ON = (
     "quality",
+    "covariance",
     "sigma",
     "patch_size",
     "n_latents",
@@ -83,6 +84,13 @@ _RUN_OPTIONS = [
     click.option("-v", "--verbose", is_flag=True, help="A line for every epoch."),
 ]
 _MODEL_OPTIONS = [
+    click.option(
+        "--covariance",
+        type=click.Choice(["auto", "isotropic", "dct"]),
+        default="auto",
+        show_default=True,
+        help="Models: the paper's (isotropic), with a covariance for each state (dct), or both.",
+    ),
     click.option(
         "--sigma", type=float, help="Noise level in input units, only if known; else learned."
     ),
@@ -321,7 +329,10 @@ def _describe(result: "Result", options: dict[str, Any]) -> dict[str, Any]:
         "kind": "picture",
         "seed": options["seed"],
         "preset": None,
-        "covariance": "isotropic",
+        "covariance": options.get("covariance", "auto"),
+        "covariances": result.covariances,
+        "trust_in_dct": result.trust_in_dct,
+        "looks": result.looks,
         "quality": options["quality"],
         "device": result.device,
         "n_data": result.n_data,
@@ -329,11 +340,10 @@ def _describe(result: "Result", options: dict[str, Any]) -> dict[str, Any]:
         "n_latents": settings.n_latents,
         "hidden": list(settings.hidden),
         "n_states": settings.n_states,
-        "runs": settings.runs,
         "epochs": len(result.history),
         "elbo": result.elbo,
         "sigma": result.sigma,
-        "sigma_given": options.get("sigma") is not None,
+        "sigma_source": result.sigma_source,
         "active_latents": result.active_latents,
         "missing": result.missing,
         "held_out_rmse": None,
@@ -375,7 +385,7 @@ def _summary(record: dict[str, Any]) -> str:
     """Return the result in one line for people."""
     parts = [
         record["output"],
-        f"sigma {record['sigma']:.4g} ({'given' if record['sigma_given'] else 'learned'})",
+        f"sigma {record['sigma']:.4g} ({record['sigma_source']})",
     ]
     if record["missing"]:
         parts.append(f"{record['missing']:.1%} missing pixels filled in")

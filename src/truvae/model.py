@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from truvae import bits
 from truvae.decoders import MLP
-from truvae.noise import Gaussian
+from truvae.noise import Noise
 
 # Row counts given to the decoder are multiples of this: libraries prepare a kernel for every new
 # shape, which costs more than the product itself.
@@ -62,7 +62,8 @@ class Model:
     Parameters
     ----------
     prior, decoder, noise
-        The three factors; `decoder` is any module from (n, H) to (n, D).
+        The three factors; `decoder` is any module from (n, H) to
+        (n, any) that says what `noise` wants to hear of a state: (n, D) means, or more.
     low_precision
         Number format in which `decode` may run the decoder when asked to hurry; None if the
         device has no units for one.
@@ -70,7 +71,7 @@ class Model:
 
     prior: Bernoulli
     decoder: nn.Module
-    noise: Gaussian
+    noise: Noise
     low_precision: torch.dtype | None = None
 
     @property
@@ -79,7 +80,7 @@ class Model:
         return len(self.prior.pi)
 
     def decode(self, words: Tensor, hurry: bool = False) -> tuple[Tensor, Tensor]:
-        """Decode packed states (U, W): their means (U, D) and log p(z) (U,).
+        """Decode packed states (U, W): the decoder's outputs (U, any) and log p(z) (U,).
 
         Parameters
         ----------
@@ -92,24 +93,25 @@ class Model:
         words = torch.cat([words, words.new_zeros(-n % _ROWS, words.shape[1])])
         if isinstance(self.decoder, MLP) and not (hurry and self.low_precision):
             active = bits.active(words)
-            mean, log_prior = self.decoder.decode_active(active), self.prior.log_prob_active(active)
+            outputs = self.decoder.decode_active(active)
+            log_prior = self.prior.log_prob_active(active)
         else:
             z = bits.unpack(words, self.n_latents, self.prior.pi.dtype)
-            mean, log_prior = self.decode_dense(z, hurry), self.prior.log_prob(z)
-        return mean[:n], log_prior[:n]
+            outputs, log_prior = self.decode_dense(z, hurry), self.prior.log_prob(z)
+        return outputs[:n], log_prior[:n]
 
     def decode_dense(self, z: Tensor, hurry: bool = False) -> Tensor:
         """Decode states (n, H) given as zeros and ones, in `low_precision` if `hurry`."""
         with torch.autocast(
             z.device.type, self.low_precision, enabled=hurry and self.low_precision is not None
         ):
-            mean: Tensor = self.decoder(z)
-        return mean.flatten(1).to(z.dtype)
+            outputs: Tensor = self.decoder(z)
+        return outputs.flatten(1).to(z.dtype)
 
     def log_joint(self, x: Tensor, words: Tensor) -> Tensor:
         """Return log p(x_b, z_u) for every pair of data (B, D) and packed states (U, W): (B, U)."""
-        mean, log_prior = self.decode(words)
-        return self.noise.log_likelihood(x, mean) + log_prior
+        outputs, log_prior = self.decode(words)
+        return self.noise.log_likelihood(x, outputs) + log_prior
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw `n` states (n, H) from the prior and data (n, D) from the model."""

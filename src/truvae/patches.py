@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,9 +34,14 @@ class Patches:
         row = torch.arange(size, device=image.device)[:, None] * self.shape[1]
         self._offsets = (row + torch.arange(size, device=image.device)).flatten()
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the grid of patches: (R - P + 1, C - P + 1)."""
+        return self._view.shape[0], self._view.shape[1]
+
     def __len__(self) -> int:
         """Return the number of patches, N = (R - P + 1) (C - P + 1)."""
-        return self._view.shape[0] * self._view.shape[1]
+        return self.grid[0] * self.grid[1]
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Return the patches `rows` (B,) as (B, P * P)."""
@@ -82,18 +88,31 @@ def merge(patches: Patches, estimates: Iterable[Posterior], doubt: float) -> Ten
     estimates
         Posterior moments of all patches, in any order and grouping.
     doubt
-        Each patch weighs 1 / (v + doubt), with v its mean posterior variance: the part of the
+        Each patch weighs 1 / (v + doubt), with v its posterior variance: the part of the
         error that the model does not know of, in squared units of the data.
     """
     device = patches._offsets.device
     total = torch.zeros(patches.shape, dtype=torch.float64, device=device).flatten()
     weight = torch.zeros_like(total)
     for estimate in estimates:
-        trust = 1 / (estimate.variance.double().mean(1, keepdim=True) + doubt)
+        trust = 1 / (estimate.variance[:, None].double() + doubt)
         place = patches.pixels(estimate.rows).flatten()
         total.index_add_(0, place, (estimate.mean.double() * trust).flatten())
         weight.index_add_(0, place, trust.expand_as(estimate.mean).flatten())
     return (total / weight).view(patches.shape)
 
 
-__all__ = ["Patches", "merge", "principal_features"]
+def cosine_basis(size: int) -> Tensor:
+    """Return the two-dimensional cosine basis (DCT-II) of P x P patches in columns: (P^2, P^2).
+
+    >>> basis = cosine_basis(3)
+    >>> torch.allclose(basis.T @ basis, torch.eye(9), atol=1e-6)
+    True
+    """
+    from scipy.fft import dct
+
+    axis = torch.tensor(dct(np.eye(size), norm="ortho", axis=0), dtype=torch.float32)
+    return torch.kron(axis, axis).T.contiguous()
+
+
+__all__ = ["Patches", "cosine_basis", "merge", "principal_features"]

@@ -90,8 +90,8 @@ class Pool:
     ----------
     words
         (U, W), the distinct states; the first ones are the current states of the chunk.
-    mean
-        (U, D), decoded.
+    outputs
+        (U, any), what the decoder says of them.
     log_joint
         (B, U) nats, of every state for every data point.
     hurry_error
@@ -105,7 +105,7 @@ class Pool:
         self.current = words
         distinct = bits.unique(words.flatten(0, 1))
         self.words, self.keys = distinct.words, distinct.keys
-        self.mean, self.log_joint = self._score(distinct.words)
+        self.outputs, self.log_joint = self._score(distinct.words)
         self.columns = distinct.inverse.view(words.shape[:2])
         """(B, S), where the current states are in the pool."""
         self._offered: Tensor | None = self._mark(self.columns)
@@ -151,7 +151,7 @@ class Pool:
         needed = torch.zeros(len(self.words), dtype=torch.bool, device=columns.device)
         needed[columns[massive]] = True
         chosen = needed.nonzero()[:, 0]
-        self.mean[chosen], exact = self._score(self.words[chosen], hurry=False)
+        self.outputs[chosen], exact = self._score(self.words[chosen], hurry=False)
         place = torch.zeros_like(needed, dtype=torch.int64)
         place[chosen] = torch.arange(len(chosen), device=columns.device)
         settled = torch.where(needed[columns], exact.gather(1, place[columns]), log_joint)
@@ -163,10 +163,10 @@ class Pool:
 
         First-order, by one backward pass: (B, C, H).
         """
-        z = bits.unpack(words, self.model.n_latents, self.mean.dtype).requires_grad_()
+        z = bits.unpack(words, self.model.n_latents, self.outputs.dtype).requires_grad_()
         with torch.enable_grad():
-            mean = self.model.decode_dense(z.flatten(0, 1), hurry=True)
-            terms = self.model.noise.mean_terms(mean, self._data_terms.shape[1])
+            outputs = self.model.decode_dense(z.flatten(0, 1), hurry=True)
+            terms = self.model.noise.state_terms(outputs, self._data_terms.shape[1])
             total = (terms.view(*words.shape[:2], -1) * self._data_terms[:, None]).sum()
             (slope,) = torch.autograd.grad(total, z)
         z = z.detach()
@@ -177,9 +177,9 @@ class Pool:
         return int((~self._mark(self.columns).gather(1, columns)).sum())
 
     def _score(self, words: Tensor, hurry: bool = True) -> tuple[Tensor, Tensor]:
-        mean, log_prior = self.model.decode(words, hurry)
-        terms = self.model.noise.mean_terms(mean, self._data_terms.shape[1])
-        return mean, torch.addmm(log_prior[None], self._data_terms, terms.T)
+        outputs, log_prior = self.model.decode(words, hurry)
+        terms = self.model.noise.state_terms(outputs, self._data_terms.shape[1])
+        return outputs, torch.addmm(log_prior[None], self._data_terms, terms.T)
 
     def _find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Return the columns of `keys`, counting on where they are new, and which are new."""
@@ -189,10 +189,10 @@ class Pool:
         return torch.where(new, len(ordered) + new.cumsum(0) - 1, order[place]), new
 
     def _append(self, words: Tensor, keys: Tensor) -> None:
-        mean, log_joint = self._score(words)
+        outputs, log_joint = self._score(words)
         self.words = torch.cat([self.words, words])
         self.keys = torch.cat([self.keys, keys])
-        self.mean = torch.cat([self.mean, mean])
+        self.outputs = torch.cat([self.outputs, outputs])
         self.log_joint = torch.cat([self.log_joint, log_joint], 1)
         if self._offered is not None:
             self._offered = torch.nn.functional.pad(self._offered, (0, len(words)))

@@ -1,4 +1,4 @@
-"""Restoration of pictures: standardise, cut into patches, fit, estimate, merge."""
+"""Restoration of pictures: standardise, cut into patches, fit, estimate, merge, look again."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,20 +14,22 @@ from truvae.decoders import MLP
 from truvae.errors import InputError
 from truvae.io import to_dtype
 from truvae.model import Bernoulli, Model, low_precision_of
-from truvae.noise import Gaussian
-from truvae.patches import Patches, merge, principal_features
+from truvae.noise import DiagonalGaussian, Gaussian, Noise
+from truvae.patches import Patches, cosine_basis, merge, principal_features
 from truvae.population import Population
 from truvae.proposals import GradientFlips, Neighbours, Proposal
-from truvae.settings import SMALLEST_PATCH, Settings, choose
+from truvae.refine import refine
+from truvae.settings import SMALLEST_PATCH, Plan, Settings, choose, trust_in_dct
 from truvae.training import Clock, Epoch, OneCycle, fit, posterior
 
 Array = npt.NDArray[Any]
 
 # Principal components in which patches count as near.
 _FEATURES = 48
-# The error of a patch estimate that its posterior variance does not know of, in units of the
-# variance of the picture.
-_DOUBT = 0.1
+# Patches between one M-step and the next.
+_CHUNK = 2048
+# Second looks, and the seconds of a time budget that are set aside for each pixel of one.
+_LOOKS, _SECONDS_PER_PIXEL = 2, 4e-5
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,29 @@ class Result:
     restored: Array
     """The restored picture: shape and dtype of the input."""
     sigma: float
-    """Standard deviation of the noise: learned, mean over the runs, unless it was given."""
+    """Standard deviation of the noise: given, learned by the isotropic models, or estimated."""
+    sigma_source: str
+    """"given", "learned" or "estimated". Learned and estimated levels both take some signal for
+    noise where a picture has much fine detail, so that the smaller one is published."""
     elbo: float
-    """Mean over the patches of the lower bound F_n in nats (Eq. 5), and over the runs."""
+    """Mean over the patches of the lower bound F_n in nats (Eq. 5), by `model`."""
     history: list[Epoch]
     """One record for each epoch, run after run."""
     model: Model
-    """The model of the first run, of patches standardised as `(x - offset) / spread`."""
+    """The first model of the kind that the picture owes most to, of patches standardised as
+    `(x - offset) / spread`."""
     offset: float
     """Mean of the noisy picture."""
     spread: float
     """Standard deviation of the noisy picture."""
     settings: Settings
-    """The settings that were used."""
+    """The settings of `model`."""
+    covariances: list[str]
+    """The kind of each model that was fitted, in turn."""
+    trust_in_dct: float
+    """Share in [0, 1] of the models of kind "dct" in the first estimate."""
+    looks: int
+    """How often the picture was looked at again (`refine`)."""
     n_data: int
     """Number of patches."""
     missing: float
@@ -67,6 +79,7 @@ def denoise(
     image: npt.ArrayLike,
     *,
     quality: str = "balanced",
+    covariance: str = "auto",
     sigma: float | None = None,
     patch_size: int | None = None,
     n_latents: int | None = None,
@@ -90,13 +103,17 @@ def denoise(
         pixels; they are filled in.
     quality
         "fast", "balanced" or "best": how much time to take.
+    covariance
+        "isotropic" for the model of the paper and nothing else, "dct" for models whose states have
+        a covariance of their own, "auto" to combine both as the picture needs it. All but
+        "isotropic" take a second look at the picture (`truvae.refine`).
     sigma
         Standard deviation of the noise in units of `image`, only if it is known; it is learned
         otherwise.
     patch_size, n_latents, hidden, n_states, epochs
         Override what is chosen from the size of the picture and its noise: side of the patches in
         pixels, binary latents, units of each hidden layer of the decoder, variational states of
-        each patch, passes through the patches (of a single run).
+        each patch, passes through the patches (of one model of each kind).
     time_budget
         Seconds that the call may take; training is shortened to keep it.
     device
@@ -137,8 +154,11 @@ def denoise(
     clock = Clock(time_budget, on_progress, should_stop)
     picture = _checked(image)
     _check_patch_size(patch_size or SMALLEST_PATCH, picture.shape)
-    noise = _noise_level(picture, sigma) / float(np.nanstd(picture))
-    settings = choose(picture.shape, noise, quality).override(
+    noise = _noise_level(picture, sigma)
+    complete = not np.isnan(picture).any()
+    plan = choose(
+        picture.shape, noise / float(np.nanstd(picture)), quality, covariance, complete
+    ).override(
         {
             "patch_size": patch_size,
             "n_latents": n_latents,
@@ -147,95 +167,196 @@ def denoise(
             "epochs": epochs,
         }
     )
-    result = _restore(picture, settings, sigma, _device(device), random_state, clock, on_epoch)
+    job = _Job(picture, plan, noise, sigma is not None, _device(device), random_state)
+    result = job.run(clock, on_epoch)
     restored = to_dtype(result.restored, np.asarray(image).dtype)
     return replace(result, restored=restored) if return_result else restored
-
-
-def _restore(
-    picture: Array,
-    settings: Settings,
-    sigma: float | None,
-    device: torch.device,
-    seed: int,
-    clock: Clock,
-    on_epoch: Callable[[Epoch], None],
-) -> Result:
-    """Restore a valid float picture, NaN where pixels are missing, by the mean of several runs."""
-    generator = torch.Generator(device).manual_seed(seed)
-    units = _Units(float(np.nanmean(picture)), float(np.nanstd(picture)))
-    patches = Patches(units.standardise(picture, device), settings.patch_size)
-    filled = Patches(units.standardise(_filled(picture), device), settings.patch_size)
-    chunks = NearChunks(principal_features(filled, _FEATURES))
-    known = None if sigma is None else sigma / units.spread
-    entries = patches.mean_observed()
-    history: list[Epoch] = []
-
-    def record(epoch: Epoch) -> None:
-        history.append(units.record(epoch, entries))
-        on_epoch(history[-1])
-
-    runs: list[_Run] = []
-    while len(runs) < settings.runs and not (runs and clock.left() < runs[-1].seconds):
-        part = clock.part(len(runs), settings.runs)
-        run = _run(patches, chunks, settings, known, generator, part, record)
-        if runs and clock.should_stop():
-            break  # it did not come far enough to help
-        runs.append(run)
-    merged = torch.stack([run.merged for run in runs]).mean(0).cpu().numpy()
-    return Result(
-        restored=merged * units.spread + units.offset,
-        sigma=float(np.mean([float(run.model.noise.sigma2) ** 0.5 for run in runs])) * units.spread,
-        elbo=units.bound(float(np.mean([run.bound for run in runs])), entries),
-        history=history,
-        model=runs[0].model,
-        offset=units.offset,
-        spread=units.spread,
-        settings=settings,
-        n_data=len(patches),
-        missing=float(np.isnan(picture).mean()),
-        device=str(device),
-    )
 
 
 class _Run(NamedTuple):
     """What one model made of the picture, in standardised units."""
 
+    settings: Settings
     merged: torch.Tensor
     model: Model
     bound: float
     seconds: float
 
 
-def _run(
-    patches: Patches,
-    chunks: NearChunks,
-    settings: Settings,
-    sigma: float | None,
-    generator: torch.Generator,
-    clock: Clock,
-    on_epoch: Callable[[Epoch], None],
-) -> _Run:
-    """Fit one model and estimate the picture with it."""
-    model, population = _start(len(patches), settings, sigma, generator)
-    search: list[Proposal] = [GradientFlips(), Neighbours()]
-    for epoch in fit(
-        model,
-        population,
-        patches,
-        epochs=settings.epochs,
-        chunks=chunks,
-        search=search,
-        generator=generator,
-        rate=OneCycle(settings.peak_rate),
-        minibatch=settings.minibatch,
-        clock=clock,
-    ):
-        on_epoch(epoch)
-    estimates = posterior(model, population, patches, chunks, search, generator)
-    merged = merge(patches, estimates, _DOUBT)
-    bound = float(population.bound(slice(None)).mean())
-    return _Run(merged, model, bound, time.perf_counter() - clock.start)
+class _Job:
+    """The restoration of one picture by one plan: several models, then the second look.
+
+    Parameters
+    ----------
+    picture
+        A valid float picture, NaN where pixels are missing.
+    plan
+        Which models to fit.
+    noise
+        The noise level, given or estimated, in units of the picture.
+    known
+        Whether it was given.
+    device, seed
+        Where to compute, and the seed of all randomness.
+    """
+
+    def __init__(
+        self,
+        picture: Array,
+        plan: Plan,
+        noise: float,
+        known: bool,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.picture, self.plan, self.known = picture, plan, known
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.units = _Units(float(np.nanmean(picture)), float(np.nanstd(picture)))
+        self.noise = noise / self.units.spread
+        self.image = self.units.standardise(picture, device)
+        self.filled = self.units.standardise(_filled(picture), device)
+        self.history: list[Epoch] = []
+
+    def run(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Result:
+        """Fit the models, combine their estimates, and look again."""
+        looking = _LOOKS * _SECONDS_PER_PIXEL * self.picture.size if self.plan.refine_size else 0
+        runs = self._fit_all(clock.without(looking), on_epoch)
+        estimate, trust = self._combine(runs)
+        estimate, looks = self._look_again(estimate, clock)
+        main = next(run for run in runs if trust <= 0.5 or run.settings.covariance == "dct")
+        sigma, source = self._published(runs)
+        return Result(
+            restored=estimate.cpu().numpy() * self.units.spread + self.units.offset,
+            sigma=sigma * self.units.spread,
+            sigma_source=source,
+            elbo=self.units.bound(main.bound, self._entries(main.settings)),
+            history=self.history,
+            model=main.model,
+            offset=self.units.offset,
+            spread=self.units.spread,
+            settings=main.settings,
+            covariances=[run.settings.covariance for run in runs],
+            trust_in_dct=trust,
+            looks=looks,
+            n_data=len(Patches(self.image, main.settings.patch_size)),
+            missing=float(np.isnan(self.picture).mean()),
+            device=str(self.image.device),
+        )
+
+    def _fit_all(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> list[_Run]:
+        """Fit one model after the other, each of the kind that the ones before it call for."""
+        runs: list[_Run] = []
+        n_runs = self.plan.runs
+        while len(runs) < n_runs and not (runs and clock.left() < runs[-1].seconds / 2):
+            settings = self.plan.models[-1 if self._trust(runs) > 0 else 0]
+            run = self._fit(settings, clock.part(len(runs), n_runs), on_epoch)
+            if runs and clock.should_stop():
+                break  # it did not come far enough to help
+            runs.append(run)
+        return runs
+
+    def _fit(self, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None]) -> _Run:
+        """Fit one model and estimate the picture with it."""
+        patches = Patches(self.image, settings.patch_size)
+        entries = self._entries(settings)
+        chunks = self._chunks(settings)
+        model, population = self._start(patches, settings)
+        search: list[Proposal] = [GradientFlips(), Neighbours()]
+        for epoch in fit(
+            model,
+            population,
+            patches,
+            epochs=settings.epochs,
+            chunks=chunks,
+            search=search,
+            generator=self.generator,
+            rate=OneCycle(settings.peak_rate),
+            minibatch=settings.minibatch,
+            clock=clock,
+        ):
+            self.history.append(self.units.record(epoch, entries))
+            on_epoch(self.history[-1])
+        estimates = posterior(model, population, patches, chunks, search, self.generator)
+        merged = merge(patches, estimates, settings.doubt)
+        bound = float(population.bound(slice(None)).mean())
+        return _Run(settings, merged, model, bound, time.perf_counter() - clock.start)
+
+    def _start(self, patches: Patches, settings: Settings) -> tuple[Model, Population]:
+        """Make the untrained model and population."""
+        device, n_latents = self.image.device, settings.n_latents
+        activity = min(settings.active / n_latents, 0.5)
+        noise: Noise = (
+            self._diagonal(patches)
+            if settings.covariance == "dct"
+            else Gaussian(self._scalar(self.noise**2 if self.known else 1.0), fixed=self.known)
+        )
+        outputs = settings.patch_size**2 * (2 if settings.covariance == "dct" else 1)
+        with device:
+            decoder = MLP(n_latents, settings.hidden, outputs, generator=self.generator)
+        prior = Bernoulli(torch.full((n_latents,), activity, device=device))
+        model = Model(prior, decoder, noise, low_precision_of(device))
+        states = Population.random(
+            len(patches), settings.n_states, n_latents, activity, self.generator
+        )
+        return model, states
+
+    def _diagonal(self, patches: Patches) -> DiagonalGaussian:
+        """Return noise whose signal variances start as those of all patches."""
+        basis = cosine_basis(patches.size).to(self.image.device)
+        energy = sum((block @ basis).square().sum(0) for block in patches.blocks()) / len(patches)
+        noise = self._scalar(self.noise**2)
+        return DiagonalGaussian(noise, basis, (energy - noise).clamp(min=0.02 * self.noise**2))
+
+    def _chunks(self, settings: Settings) -> NearChunks:
+        features = principal_features(Patches(self.filled, settings.patch_size), _FEATURES)
+        return NearChunks(features, settings.group, _CHUNK // settings.group)
+
+    def _trust(self, runs: Sequence[_Run]) -> float:
+        """Return how far to trust models of kind "dct" after a first isotropic one, in [0, 1]."""
+        isotropic_only = len(self.plan.models) == 1 or not runs
+        return 0.0 if isotropic_only else trust_in_dct(_learned(runs), self.noise)
+
+    def _combine(self, runs: Sequence[_Run]) -> tuple[torch.Tensor, float]:
+        """Average the estimates of each kind, and the kinds by the trust in them."""
+        estimates: dict[str, list[torch.Tensor]] = {}
+        for run in runs:
+            estimates.setdefault(run.settings.covariance, []).append(run.merged)
+        kinds = {kind: torch.stack(merged).mean(0) for kind, merged in estimates.items()}
+        if len(kinds) == 1:
+            ((kind, estimate),) = kinds.items()
+            return estimate, float(kind == "dct")
+        trust = self._trust(runs)
+        return torch.lerp(kinds["isotropic"], kinds["dct"], trust), trust
+
+    def _look_again(self, estimate: torch.Tensor, clock: Clock) -> tuple[torch.Tensor, int]:
+        """Refine the estimate as often as planned, and as the time allows."""
+        looks, size = 0, self.plan.refine_size
+        while size and looks < _LOOKS and clock.left() > 0 and not clock.should_stop():
+            estimate = refine(self.image, estimate, self.noise, size)
+            looks += 1
+        return estimate, looks
+
+    def _published(self, runs: Sequence[_Run]) -> tuple[float, str]:
+        """Return the noise level to tell, in standardised units, and where it is from."""
+        if self.known:
+            return self.noise, "given"
+        learned = _learned(runs)
+        if learned < self.noise or self.plan.models[-1].covariance == "isotropic":
+            return learned, "learned"
+        return self.noise, "estimated"
+
+    def _entries(self, settings: Settings) -> float:
+        return Patches(self.image, settings.patch_size).mean_observed()
+
+    def _scalar(self, value: float) -> torch.Tensor:
+        return torch.tensor(value, device=self.image.device)
+
+
+def _learned(runs: Sequence[_Run]) -> float:
+    """Return the mean noise level that isotropic models found; infinite without one."""
+    noises = [run.model.noise for run in runs]
+    levels = [float(n.mean_error) ** 0.5 for n in noises if isinstance(n, Gaussian)]
+    return float(np.mean(levels)) if levels else np.inf
 
 
 class _Units(NamedTuple):
@@ -254,25 +375,6 @@ class _Units(NamedTuple):
 
     def record(self, epoch: Epoch, entries: float) -> Epoch:
         return replace(epoch, elbo=self.bound(epoch.elbo, entries), sigma=epoch.sigma * self.spread)
-
-
-def _start(
-    n_data: int, settings: Settings, sigma: float | None, generator: torch.Generator
-) -> tuple[Model, Population]:
-    """Make the untrained model and population; `sigma` in units of the standardised data."""
-    device, n_latents = generator.device, settings.n_latents
-    activity = min(settings.active / n_latents, 0.5)
-    with device:
-        decoder = MLP(n_latents, settings.hidden, settings.patch_size**2, generator=generator)
-    variance = torch.tensor(1.0 if sigma is None else sigma**2, device=device)
-    model = Model(
-        Bernoulli(torch.full((n_latents,), activity, device=device)),
-        decoder,
-        Gaussian(variance, fixed=sigma is not None),
-        low_precision_of(device),
-    )
-    states = Population.random(n_data, settings.n_states, n_latents, activity, generator)
-    return model, states
 
 
 def _checked(image: npt.ArrayLike) -> Array:

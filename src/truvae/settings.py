@@ -10,15 +10,23 @@ from truvae.errors import InputError
 SMALLEST_PATCH = 7
 # Noise over the standard deviation of the noisy picture, below and above which other settings hold.
 _WEAK, _STRONG = 0.43, 0.6
-# Runs, and epochs of each for a picture of 256 x 256 pixels.
-_EFFORT = {"fast": (1, 5), "balanced": (2, 10), "best": (6, 10)}
-QUALITIES = ("fast", "balanced", "best")
+# Models in all, and epochs of an "isotropic" and a "dct" one for a picture of 256 x 256 pixels.
+_EFFORT = {"fast": (1, 5, 6), "balanced": (2, 8, 12), "best": (4, 10, 16)}
+QUALITIES = tuple(_EFFORT)
+COVARIANCES = ("auto", "isotropic", "dct")
+# By how much the variance of the noise that the white-noise model learns may exceed the estimate
+# before it counts as signal that this model cannot explain: from none to all of the trust goes to
+# the other model.
+_UNEXPLAINED = 0.03
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a restoration can be told; one rule sets it for every picture."""
+    """Everything one model of a restoration can be told; one rule sets it for every picture."""
 
+    covariance: str
+    """"isotropic", the white noise of the paper, or "dct", a variance for each state and each
+    coefficient of the cosine transform."""
     patch_size: int
     """P: patches are P x P pixels."""
     n_latents: int
@@ -28,18 +36,21 @@ class Settings:
     n_states: int
     """S, variational states of each patch."""
     epochs: int
-    """Passes through all patches in each run."""
-    runs: int = 1
-    """Independent models, whose pictures are averaged."""
+    """Passes through all patches."""
+    group: int
+    """Near patches that share their states."""
     minibatch: int = 64
     """Patches for each step of the optimiser."""
     peak_rate: float = 0.005
     """Highest learning rate of the one-cycle schedule."""
     active: float = 5.0
     """Active latents of each state at the start."""
+    doubt: float = 0.1
+    """Error of a patch estimate that its posterior does not know of, in units of the variance of
+    the picture."""
 
     def override(self, given: Mapping[str, Any]) -> "Settings":
-        """Replace the settings that are given (not None); given epochs are those of a single run.
+        """Replace the settings that are given (not None).
 
         Raises
         ------
@@ -54,8 +65,6 @@ class Settings:
                     raise InputError(f"{label} must be a whole number of 1 or more, not {number}")
         if "hidden" in known:
             known["hidden"] = tuple(known["hidden"])
-        if "epochs" in known:
-            known["runs"] = 1
         settings = replace(self, **known)
         if settings.n_states > 2**settings.n_latents:
             raise InputError(
@@ -65,8 +74,33 @@ class Settings:
         return settings
 
 
-def choose(shape: tuple[int, int], noise: float, quality: str) -> Settings:
-    """Choose the settings of a restoration.
+@dataclass(frozen=True)
+class Plan:
+    """Which models a restoration fits, one after the other."""
+
+    models: tuple[Settings, ...]
+    """Kinds of models: the first one is always fitted. Where there are two, it is "isotropic", and
+    what it learns tells whether the second one, "dct", or again the first serves the picture."""
+    runs: int
+    """How many models are fitted in all."""
+    refine_size: int | None
+    """Side of the patches of the second look in pixels; None for no second look."""
+
+    def override(self, given: Mapping[str, Any]) -> "Plan":
+        """Replace settings of all models; given epochs are those of one model of each kind."""
+        models = tuple(settings.override(given) for settings in self.models)
+        runs = self.runs if given.get("epochs") is None else len(models)
+        return replace(self, models=models, runs=min(self.runs, runs))
+
+
+def choose(
+    shape: tuple[int, int],
+    noise: float,
+    quality: str,
+    covariance: str = "auto",
+    complete: bool = True,
+) -> Plan:
+    """Choose the models of a restoration.
 
     Parameters
     ----------
@@ -76,43 +110,113 @@ def choose(shape: tuple[int, int], noise: float, quality: str) -> Settings:
         Standard deviation of the noise over that of the noisy picture, in [0, 1].
     quality
         "fast", "balanced" or "best".
+    covariance
+        "isotropic" for the model of the paper and nothing else, "dct" for states with a covariance
+        of their own and a second look, "auto" for what suits the picture.
+    complete
+        Whether no pixel is missing; if some are, models are isotropic.
 
     Raises
     ------
     InputError
-        If there is no such quality.
+        If there is no such quality or covariance, or it cannot handle missing pixels.
 
     Examples
     --------
-    >>> choose((256, 256), 0.4, "fast").patch_size
-    7
+    >>> [model.covariance for model in choose((256, 256), 0.5, "balanced").models]
+    ['isotropic', 'dct']
     """
-    if quality not in QUALITIES:
-        raise InputError(f"no quality {quality!r}: choose one of {', '.join(QUALITIES)}")
+    _check_choice("quality", quality, QUALITIES)
+    _check_choice("covariance", covariance, COVARIANCES)
+    if covariance == "dct" and not complete:
+        raise InputError(
+            "covariance dct needs a picture without missing pixels: choose auto or isotropic"
+        )
+    runs, epochs, dct_epochs = _EFFORT[quality]
+    isotropic, dct = _isotropic(shape, noise, epochs), _dct(shape, noise, dct_epochs)
+    if covariance == "isotropic":
+        return Plan((isotropic,), runs, None)
+    size = min(10 if noise > _STRONG else 8, *shape)
+    if not complete:
+        return Plan((isotropic,), runs, size)
+    return Plan((dct,) if covariance == "dct" or runs == 1 else (isotropic, dct), runs, size)
+
+
+def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"no {what} {value!r}: choose one of {', '.join(known)}")
+
+
+def trust_in_dct(learned: float, estimate: float) -> float:
+    """Return how far to trust the model "dct" over the model "isotropic", in [0, 1].
+
+    White noise takes the signal that its model cannot explain for noise: its learned level then
+    exceeds an estimate made from the finest details of the noisy picture alone.
+
+    Parameters
+    ----------
+    learned, estimate
+        The two standard deviations of the noise.
+
+    Examples
+    --------
+    >>> [round(trust_in_dct(learned, 25.0), 2) for learned in (24.9, 25.2, 27.0)]
+    [0.0, 0.54, 1.0]
+    """
+    return min(max(((learned / estimate) ** 2 - 1) / _UNEXPLAINED, 0.0), 1.0)
+
+
+def _isotropic(shape: tuple[int, int], noise: float, epochs: int) -> Settings:
     strong = noise > _STRONG
-    side = 12 if strong else SMALLEST_PATCH if noise < _WEAK else 8
-    size = min(side, *shape)
-    runs, epochs = _EFFORT[quality]
-    share = _share(shape, size)
-    # A small picture has less to learn from, so its model must be smaller too.
-    smaller = math.sqrt(min(share, 1.0))
-    width = 256 if strong else 512
+    size = min(12 if strong else SMALLEST_PATCH if noise < _WEAK else 8, *shape)
+    smaller, longer = _by_size(shape, size)
     return Settings(
+        covariance="isotropic",
         patch_size=size,
         n_latents=max(16, round(256 * smaller)),
         # Where noise is strong, a decoder that can say more learns the noise.
-        hidden=(max(16, round(width * smaller)),),
+        hidden=(max(16, round((256 if strong else 512) * smaller)),),
         n_states=32 if strong else 16,
-        epochs=max(2, math.ceil(epochs / math.sqrt(share))),
-        runs=runs,
+        epochs=max(2, math.ceil(epochs * longer)),
+        group=256,
         minibatch=32 if strong else 64,
         active=2.0 if strong else 5.0,
     )
 
 
-def _share(shape: tuple[int, int], size: int) -> float:
-    """Return the number of patches, in units of those of a picture of 256 x 256 pixels."""
-    return max(1, (shape[0] - size + 1) * (shape[1] - size + 1)) / 249**2
+def _dct(shape: tuple[int, int], noise: float, epochs: int) -> Settings:
+    strong = noise > _STRONG
+    size = min(10 if strong else 8, *shape)
+    smaller, longer = _by_size(shape, size)
+    width = max(16, round((128 if strong else 256) * smaller))
+    return Settings(
+        covariance="dct",
+        patch_size=size,
+        n_latents=width,
+        hidden=(width,),
+        n_states=16,
+        epochs=max(2, math.ceil(epochs * longer)),
+        group=128,
+        peak_rate=0.01,
+        doubt=0.02,
+    )
 
 
-__all__ = ["QUALITIES", "SMALLEST_PATCH", "Settings", "choose"]
+def _by_size(shape: tuple[int, int], size: int) -> tuple[float, float]:
+    """Return by what factors a picture needs a smaller model and more epochs than 256 x 256.
+
+    A small picture has less to learn from, so its model must be smaller too.
+    """
+    share = max(1, (shape[0] - size + 1) * (shape[1] - size + 1)) / 249**2
+    return math.sqrt(min(share, 1.0)), 1 / math.sqrt(share)
+
+
+__all__ = [
+    "COVARIANCES",
+    "QUALITIES",
+    "SMALLEST_PATCH",
+    "Plan",
+    "Settings",
+    "choose",
+    "trust_in_dct",
+]

@@ -61,9 +61,9 @@ class Posterior:
     rows: Tensor
     """(B,) row numbers."""
     mean: Tensor
-    """(B, D), E_q[mu(z)] (Eq. 15)."""
+    """(B, D), the posterior mean, which is E_q[mu(z)] for white noise (Eq. 15)."""
     variance: Tensor
-    """(B, D), Var_q[mu(z)]."""
+    """(B,), the posterior variance, averaged over the D entries."""
 
 
 class Statistics:
@@ -192,10 +192,15 @@ class Clock:
             return math.inf
         return self.budget - (time.perf_counter() - self.start)
 
+    def without(self, seconds: float) -> "Clock":
+        """Return a clock that leaves so many seconds of the budget untouched."""
+        budget = None if self.budget is None else max(self.left() - seconds, 1e-3)
+        return Clock(budget, self.on_progress, self.should_stop)
+
     def part(self, index: int, n: int) -> "Clock":
-        """Return a clock for part `index` (from 0) of `n`, which may use all that is left."""
+        """Return a clock for part `index` (from 0) of `n`, with its share of the time left."""
         return Clock(
-            None if self.budget is None else self.left(),
+            None if self.budget is None else self.left() / (n - index),
             lambda done: self.on_progress((index + done) / n),
             self.should_stop,
         )
@@ -387,9 +392,7 @@ def posterior(
         for rows in chunk:
             pool, _ = e_step(model, population, data, rows, search, generator)
             q = torch.softmax(pool.scores(), 1)
-            mean = q @ pool.mean
-            variance = (q @ pool.mean.square() - mean.square()).clamp(min=0)
-            yield Posterior(rows, mean, variance)
+            yield Posterior(rows, *model.noise.signal(data[rows], q, pool.outputs))
 
 
 def _distinct_states(words: Tensor, model: Model) -> tuple[Tensor, Tensor]:
