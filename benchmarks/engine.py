@@ -14,7 +14,6 @@ from skimage.data import camera
 
 from benchmarks.report import machine, publish, table
 from truvae import MLP, Bernoulli, Gaussian, GradientFlips, Model, NearChunks, Neighbours
-from truvae.model import low_precision_of
 from truvae.patches import Patches, principal_features
 from truvae.population import Population
 from truvae.training import Adam, Statistics, e_step, fit, m_step
@@ -32,13 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure all sizes in float32 and in low precision."""
-    rows = []
-    low = low_precision_of(torch.device("cpu"))
-    for size in SIZES:
-        for precision in [None, low] if low else [None]:
-            rows.append(measure(*size, precision, options))
-    header = ["decoder", "S", "precision", "states scored / s", "E-step s", "bare products s",
+    """Measure all sizes."""
+    rows = [measure(*size, options) for size in SIZES]
+    header = ["decoder", "S", "states scored / s", "E-step s", "bare products s",
               "bare / ours", "distinct", "M-step s", "bare products s", "bare / ours"]  # fmt: skip
     text = (
         "Medians over chunks of 2048 patches of a noisy picture (scikit-image's camera, sigma 25) "
@@ -53,7 +48,6 @@ def measure(
     n_latents: int,
     hidden: tuple[int, ...],
     n_states: int,
-    precision: torch.dtype | None,
     options: argparse.Namespace,
 ) -> list[str]:
     """Train for an epoch and time the steps of a few chunks more."""
@@ -63,7 +57,6 @@ def measure(
         Bernoulli(torch.full((n_latents,), 5 / n_latents)),
         MLP(n_latents, hidden, patch**2, generator=g),
         Gaussian(torch.tensor(1.0)),
-        precision,
     )
     population = Population.random(len(patches), n_states, n_latents, 5 / n_latents, g)
     chunks = NearChunks(principal_features(patches, 16))
@@ -91,7 +84,6 @@ def measure(
     return [
         "-".join(map(str, (n_latents, *hidden, patch**2))),
         str(n_states),
-        str(precision or torch.float32).removeprefix("torch."),
         f"{statistics.median(scored) / e:,.0f}",
         f"{e:.3f}",
         f"{bare_e:.3f}",

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import torch
 
-from truvae.model import low_precision_of
-
 FOLDER = Path(__file__).parent
 OUT = FOLDER / "out"
 
@@ -26,12 +24,11 @@ def processor() -> str:
 
 def machine() -> str:
     """Return in one line what the figures depend on."""
-    low = low_precision_of(torch.device("cpu"))
     packages = ", ".join(f"{name} {version(name)}" for name in ("truvae", "torch", "numpy"))
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return (
         f"{processor()}{gpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"low precision {str(low).removeprefix('torch.')}; Python {platform.python_version()}, "
+        f"float32; Python {platform.python_version()}, "
         f"{packages}; commit {_commit()}, {date.today()}"
     )
 

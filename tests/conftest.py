@@ -1,11 +1,16 @@
 """Small models, data and populations that the tests share."""
 
+import os
 from itertools import product
 
 import pytest
 import torch
 
 from truvae import MLP, Bernoulli, Gaussian, Model, Population
+
+# Models of this size do not gain from threads, and on a busy machine they lose much.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the command line
 
 
 @pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])

@@ -113,7 +113,7 @@ def test_reference_measures_the_result(folder, tmp_path):
         *TINY,
     )
     assert done.returncode == 0
-    assert "PSNR" in done.stdout and "sigma" in done.stdout and "(learned)" in done.stdout
+    assert "PSNR" in done.stdout and "sigma" in done.stdout and "(estimated)" in done.stdout
 
 
 def test_same_seed_same_file(folder, tmp_path):

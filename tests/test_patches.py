@@ -42,7 +42,7 @@ def test_merging_untouched_patches_returns_the_picture(rows, columns, size, seed
     g = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(patches), generator=g)
     parts = [
-        Posterior(part, patches[part], torch.rand(len(part), size**2, generator=g))
+        Posterior(part, patches[part], torch.rand(len(part), generator=g))
         for part in order.split(5)
     ]
     torch.testing.assert_close(merge(patches, parts, 0.1), image.double(), rtol=0, atol=1e-6)
@@ -54,7 +54,7 @@ def test_merging_weighs_by_the_posterior_variance():
     patches = Patches(image, 2)
     rows = torch.tensor([0, 1])
     mean = torch.tensor([[1.0] * 4, [5.0] * 4])
-    variance = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.3, 0.3, 0.3, 0.3]])
+    variance = torch.tensor([0.0, 0.3])
     merged = merge(patches, [Posterior(rows, mean, variance)], 0.1)
     middle = (1.0 / 0.1 + 5.0 / 0.4) / (1 / 0.1 + 1 / 0.4)
     torch.testing.assert_close(merged[0], torch.tensor([1.0, middle, 5.0], dtype=torch.float64))

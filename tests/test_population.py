@@ -117,46 +117,6 @@ def test_random_states_are_distinct(seed, n_latents, n_states):
     assert words.max() < 2**n_latents and words.min() >= 0
 
 
-class Blurred(torch.nn.Module):
-    """A decoder that is wrong, by a known amount, when it is asked to hurry."""
-
-    def __init__(self, decoder, error):
-        super().__init__()
-        self.decoder, self.error = decoder, error
-
-    def forward(self, z):
-        mean = self.decoder(z)
-        hurried = torch.is_autocast_enabled(z.device.type)
-        return mean + self.error * torch.sin(1e4 * mean) if hurried else mean
-
-
-def test_hurried_scores_lose_nothing_after_settling():
-    """The states that carry mass are those of full precision, and F is, to 1e-3 nats.
-
-    That no F_n falls is asserted for full precision only.
-    """
-    model = make_model(12, (16,), 20, torch.float32)
-    x, population = make_data(model, 60), make_population(model, 60, 8)
-    g = torch.Generator().manual_seed(5)
-    candidates = bits.random((60, 30), 12, 0.3, g)
-    found = {}
-    for name, precision in (("full", None), ("low", torch.bfloat16)):
-        model.low_precision = precision
-        model.decoder = Blurred(make_model(12, (16,), 20, torch.float32).decoder, 0.01)
-        pool = pool_of(model, x, population.words)
-        before = torch.logsumexp(pool.log_joint.gather(1, pool.columns), 1)
-        with torch.no_grad():
-            pool.offer(candidates)
-            log_joint, columns = pool.best(8)
-        found[name] = log_joint, pool.words[columns]
-        assert name == "low" or (torch.logsumexp(log_joint, 1) >= before - 1e-5).all()
-        assert (pool.hurry_error > 0) == (name == "low")
-    bounds = [torch.logsumexp(found[name][0], 1) for name in ("low", "full")]
-    torch.testing.assert_close(*bounds, rtol=0, atol=1e-3)
-    massive = torch.softmax(found["full"][0], 1) > 2e-3
-    assert torch.equal(found["low"][1][massive], found["full"][1][massive])
-
-
 def test_pool_tells_what_was_substituted():
     model = make_model()
     x, population = make_data(model, 5), make_population(model, 5, 4)

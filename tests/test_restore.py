@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 import truvae
 from truvae import InputError
-from truvae.settings import QUALITIES, choose
+from truvae.settings import QUALITIES, choose, trust_in_dct
 
 SMALL = {"n_latents": 16, "hidden": (32,), "n_states": 8, "epochs": 20}
+PLAIN = SMALL | {"covariance": "isotropic"}
 
 
 def scene(size=48):
@@ -31,13 +32,35 @@ def rmse(a, b):
 
 def test_noise_goes_and_its_level_is_learned():
     clean, noisy = noisy_scene()
-    result = truvae.denoise(noisy, return_result=True, **SMALL | {"epochs": 100})
+    result = truvae.denoise(noisy, return_result=True, **PLAIN | {"epochs": 100})
     assert rmse(result.restored, clean) < 20 / 2
-    assert result.sigma == pytest.approx(20, rel=0.25)
+    assert result.sigma == pytest.approx(20, rel=0.25) and result.sigma_source == "learned"
     assert [epoch.index for epoch in result.history] == list(range(100))
     assert result.history[-1].elbo > result.history[0].elbo
     assert result.elbo == pytest.approx(result.history[-1].elbo, abs=2)
     assert result.n_data == (48 - result.settings.patch_size + 1) ** 2
+    assert result.covariances == ["isotropic"] and result.looks == 0
+
+
+@pytest.mark.parametrize("covariance", ["auto", "dct"])
+def test_covariances_and_second_looks_restore_better(covariance):
+    clean, noisy = noisy_scene()
+    plain = truvae.denoise(noisy, **PLAIN)
+    result = truvae.denoise(noisy, covariance=covariance, return_result=True, **SMALL)
+    assert rmse(result.restored, clean) < rmse(plain, clean)
+    assert result.looks == 2 and result.epochs == 20
+    assert result.sigma == pytest.approx(20, rel=0.25)
+    if covariance == "dct":
+        assert result.covariances == ["dct"] and result.trust_in_dct == 1
+        assert result.sigma_source == "estimated" and result.settings.covariance == "dct"
+    else:
+        assert result.covariances[0] == "isotropic" and len(result.covariances) == 2
+
+
+def test_what_white_noise_cannot_explain_goes_to_the_other_model():
+    assert trust_in_dct(24.0, 25.0) == 0 and trust_in_dct(30.0, 25.0) == 1
+    assert 0 < trust_in_dct(25.05, 25.0) < 1
+    assert trust_in_dct(50.1, 50.0) == pytest.approx(trust_in_dct(25.05, 25.0))
 
 
 @settings(max_examples=15)
@@ -89,7 +112,7 @@ def test_missing_pixels_are_filled_in():
 def test_given_sigma_is_held():
     _, noisy = noisy_scene()
     result = truvae.denoise(noisy, sigma=17.0, return_result=True, **SMALL)
-    assert result.sigma == pytest.approx(17.0, rel=1e-5)
+    assert result.sigma == pytest.approx(17.0, rel=1e-5) and result.sigma_source == "given"
     assert all(epoch.sigma == pytest.approx(17.0, rel=1e-5) for epoch in result.history)
 
 
@@ -98,15 +121,16 @@ def test_callbacks_see_the_run_and_can_end_it():
     progress, epochs = [], []
     truvae.denoise(noisy, on_progress=progress.append, on_epoch=epochs.append, **SMALL)
     assert progress == sorted(progress) and progress[-1] == 1
-    assert len(epochs) == 20
+    assert len(epochs) == 40
     result = truvae.denoise(
         noisy,
-        should_stop=lambda: len(epochs) > 22,
+        should_stop=lambda: len(epochs) > 42,
         on_epoch=epochs.append,
         return_result=True,
         **SMALL,
     )
-    assert len(result.history) == 3 and np.isfinite(result.restored).all()
+    assert len(result.history) == result.epochs == 3 and np.isfinite(result.restored).all()
+    assert result.covariances == ["isotropic"] and result.trust_in_dct == 0 == result.looks
 
 
 def test_time_budget_ends_the_training():
@@ -148,6 +172,7 @@ def test_bad_pictures_are_told(message):
         ({"sigma": -1.0}, "sigma must be above 0"),
         ({"sigma": float("nan")}, "sigma must be above 0"),
         ({"quality": "superb"}, "no quality 'superb': choose one of fast, balanced, best"),
+        ({"covariance": "full"}, "no covariance 'full': choose one of auto, isotropic, dct"),
         ({"device": "tpu"}, "no device 'tpu'"),
     ],
 )
@@ -158,23 +183,33 @@ def test_bad_options_are_told(options, message):
 
 def test_settings_depend_on_size_and_noise_only():
     for quality in QUALITIES:
-        small, large = (choose((n, n), 0.3, quality) for n in (64, 1024))
+        small, large = (choose((n, n), 0.3, quality).models[0] for n in (64, 1024))
         assert small.epochs > large.epochs >= 2
         assert (
-            choose((256, 256), 1.0, quality).patch_size
-            > choose((256, 256), 0.2, quality).patch_size
+            choose((256, 256), 1.0, quality).models[0].patch_size
+            > choose((256, 256), 0.2, quality).models[0].patch_size
         )
-    epochs = [choose((256, 256), 0.3, quality).epochs for quality in QUALITIES]
-    assert epochs == sorted(epochs)
+    plans = [choose((256, 256), 0.3, quality) for quality in QUALITIES]
+    work = [plan.runs * plan.models[-1].epochs for plan in plans]
+    assert work == sorted(work)
 
 
-def test_several_runs_are_averaged_within_the_time_given():
+def test_missing_pixels_need_an_isotropic_model():
+    _, noisy = noisy_scene()
+    noisy[3, 4] = np.nan
+    with pytest.raises(InputError, match="without missing pixels: choose auto or isotropic"):
+        truvae.denoise(noisy, covariance="dct")
+    result = truvae.denoise(noisy, return_result=True, **SMALL)
+    assert set(result.covariances) == {"isotropic"} and result.looks == 2
+
+
+def test_as_many_models_as_planned_within_the_time_given():
     _, noisy = noisy_scene()
     small = {name: value for name, value in SMALL.items() if name != "epochs"}
-    result = truvae.denoise(noisy, quality="fast", return_result=True, **small)
-    assert result.settings.runs == 1 and len(result.history) == result.settings.epochs
-    result = truvae.denoise(noisy, return_result=True, **small)
-    assert result.settings.runs == 2 and len(result.history) == 2 * result.settings.epochs
+    for quality, n_models in (("fast", 1), ("balanced", 2)):
+        result = truvae.denoise(noisy, quality=quality, return_result=True, **small)
+        assert len(result.covariances) == n_models
+        assert len(result.history) >= n_models * result.epochs / 2
     result = truvae.denoise(noisy, time_budget=0.05, return_result=True, **small)
     assert len(result.history) <= result.settings.epochs
     assert np.isfinite(result.restored).all()

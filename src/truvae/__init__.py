@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from truvae.decoders import MLP, linear
     from truvae.errors import InputError
     from truvae.model import Bernoulli, Model
-    from truvae.noise import Gaussian
+    from truvae.noise import DiagonalGaussian, Gaussian
     from truvae.population import Pool, Population
     from truvae.proposals import Evolution, GradientFlips, Neighbours
     from truvae.restore import Result, denoise
@@ -24,6 +24,7 @@ __version__ = version("truvae")
 _HOME = {
     "Bernoulli": "model",
     "Evolution": "proposals",
+    "DiagonalGaussian": "noise",
     "Gaussian": "noise",
     "GradientFlips": "proposals",
     "InputError": "errors",
@@ -57,6 +58,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "MLP",
     "Bernoulli",
+    "DiagonalGaussian",
     "Evolution",
     "Gaussian",
     "GradientFlips",

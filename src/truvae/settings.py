@@ -17,7 +17,7 @@ COVARIANCES = ("auto", "isotropic", "dct")
 # By how much the variance of the noise that the white-noise model learns may exceed the estimate
 # before it counts as signal that this model cannot explain: from none to all of the trust goes to
 # the other model.
-_UNEXPLAINED = 0.03
+_UNEXPLAINED = 0.015
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ def trust_in_dct(learned: float, estimate: float) -> float:
 
     Examples
     --------
-    >>> [round(trust_in_dct(learned, 25.0), 2) for learned in (24.9, 25.2, 27.0)]
-    [0.0, 0.54, 1.0]
+    >>> [round(trust_in_dct(learned, 25.0), 2) for learned in (24.9, 25.1, 27.0)]
+    [0.0, 0.53, 1.0]
     """
     return min(max(((learned / estimate) ** 2 - 1) / _UNEXPLAINED, 0.0), 1.0)
 

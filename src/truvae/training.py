@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,8 +18,6 @@ from truvae.proposals import Proposal
 
 # Rows of the decoder's input in the M-step come in multiples of this (see `model._ROWS`).
 _ROWS = 128
-# Low precision is given up for good once its scores are off by more than this, in nats.
-_HURRY_LIMIT = 0.2
 
 
 class Data(Protocol):
@@ -281,8 +279,6 @@ def fit(
                     pool, columns = e_step(model, population, data, rows, search, generator)
                     bound += float(population.bound(rows).sum())
                     substitutions += pool.substitutions(columns)
-                    if pool.hurry_error > _HURRY_LIMIT:
-                        model.low_precision = None
             rows = torch.cat(chunk)
             optimizer.rate = rate(progress)
             m_step(
@@ -321,10 +317,7 @@ def e_step(
     search: Sequence[Proposal],
     generator: torch.Generator,
 ) -> tuple[Pool, Tensor]:
-    """Replace states of the data points `rows` by better ones (Eq. 6).
-
-    No F_n ever falls in full precision; in low precision one may, by the error of the scores of
-    states that carry little mass.
+    """Replace states of the data points `rows` by better ones (Eq. 6): no F_n ever falls.
 
     Returns
     -------
@@ -362,7 +355,7 @@ def m_step(
     for x, words, mask in zip(*parts, massive, strict=True):
         point, state = mask.nonzero(as_tuple=True)
         z, column = _distinct_states(words[point, state], model)
-        log_likelihood = model.noise.log_likelihood(x, model.decode_dense(z, hurry=True))
+        log_likelihood = model.noise.log_likelihood(x, model.decode_dense(z))
         with torch.no_grad():
             log_joint = log_likelihood + model.prior.log_prob(z)
             q = torch.softmax(_only(log_joint, point, column), 1)
@@ -384,10 +377,8 @@ def posterior(
 ) -> Iterator[Posterior]:
     """Go once more through the data with the parameters fixed; yield the moments of each group.
 
-    All states that are offered to a data point take part, not only the S that it keeps, and all of
-    it is in full precision.
+    All states that are offered to a data point take part, not only the S that it keeps.
     """
-    model = replace(model, low_precision=None)
     for chunk in chunks(generator):
         for rows in chunk:
             pool, _ = e_step(model, population, data, rows, search, generator)

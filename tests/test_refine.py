@@ -1,0 +1,71 @@
+"""The second look, against a dense and slow one."""
+
+import numpy as np
+import pytest
+import torch
+
+from truvae.refine import refine
+
+
+def scene(rows=30, columns=26, sigma=0.4, seed=0):
+    y, x = np.mgrid[:rows, :columns]
+    clean = torch.tensor(np.sin(x / 2.5) + (y > rows / 2), dtype=torch.float64)
+    g = torch.Generator().manual_seed(seed)
+    return clean, clean + sigma * torch.randn(clean.shape, generator=g, dtype=torch.float64)
+
+
+def rms(error):
+    return float(error.square().mean().sqrt())
+
+
+def test_one_group_of_all_patches_is_the_wiener_filter_of_their_covariance():
+    """With all patches as neighbours there is one Gaussian, and one reference does for all."""
+    clean, noisy = scene(11, 11)
+    size, n, sigma = 4, 64, 0.4
+    corners = [(i, j) for i in range(8) for j in range(8)]
+
+    def cut(picture):
+        return np.stack([picture[i : i + 4, j : j + 4].numpy().ravel() for i, j in corners])
+
+    prior = cut(clean)
+    covariance = np.cov(prior.T, bias=True)
+    gain = np.linalg.solve(covariance + sigma**2 * np.eye(16), covariance)
+    patches = prior.mean(0) + (cut(noisy) - prior.mean(0)) @ gain
+    total, count = np.zeros((11, 11)), np.zeros((11, 11))
+    for (i, j), patch in zip(corners, patches, strict=True):
+        total[i : i + 4, j : j + 4] += patch.reshape(4, 4)
+        count[i : i + 4, j : j + 4] += 1
+    found = refine(noisy, clean, sigma, size, n_near=n, reach=20)
+    np.testing.assert_allclose(found, total / count, atol=1e-8)
+
+
+def test_it_brings_a_rough_estimate_nearer():
+    clean, noisy = scene()
+    g = torch.Generator().manual_seed(1)
+    rough = clean + 0.2 * torch.randn(clean.shape, generator=g, dtype=torch.float64)
+    refined = refine(noisy, rough, 0.4, 6)
+    assert rms(refined - clean) < 0.75 * rms(rough - clean)
+
+
+def test_no_noise_changes_nothing():
+    clean, _ = scene()
+    np.testing.assert_allclose(refine(clean, clean, 1e-6, 5), clean, atol=1e-6)
+
+
+def test_missing_pixels_follow_the_others():
+    """What is given for them is never used; repeated looks find the mean of their neighbours."""
+    clean, noisy = scene()
+    gaps = torch.rand(clean.shape, generator=torch.Generator().manual_seed(2)) < 0.1
+    damaged = noisy.masked_fill(gaps, torch.nan)
+    estimate = torch.where(gaps, clean.mean(), clean)
+    for _ in range(8):
+        estimate = refine(damaged, estimate, 0.4, 6)
+    assert estimate.isfinite().all()
+    assert rms((estimate - clean)[gaps]) < 0.5 * rms((clean.mean() - clean)[gaps])
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 40), (9, 8), (33, 17)])
+def test_any_shape_from_one_patch_up(shape):
+    picture = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    refined = refine(picture, picture, 0.1, 8)
+    assert refined.shape == shape and refined.isfinite().all()
