@@ -76,6 +76,16 @@ def test_same_shape_and_type_come_back(dtype, shape, seed):
     assert np.isfinite(restored).all()
 
 
+@pytest.mark.parametrize("covariance", ["auto", "isotropic", "dct"])
+@pytest.mark.parametrize("sigma", [None, 1e-9])
+def test_a_picture_without_noise_is_hardly_changed(covariance, sigma):
+    """Its noise is estimated as 0."""
+    clean = scene()
+    restored = truvae.denoise(clean, covariance=covariance, sigma=sigma, **SMALL)
+    assert np.isfinite(restored).all()
+    assert rmse(restored, clean) < 0.35 * clean.std()
+
+
 def test_units_do_not_matter():
     """Scaled and shifted input gives the same picture in its own units."""
     _, noisy = noisy_scene()

@@ -30,6 +30,8 @@ _FEATURES = 48
 _CHUNK = 2048
 # Second looks, and the seconds of a time budget that are set aside for each pixel of one.
 _LOOKS, _SECONDS_PER_PIXEL = 2, 4e-5
+# Least noise that is reckoned with, over the spread of the picture: less is beyond float32.
+_LEAST_NOISE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class _Job:
     noise
         The noise level, given or estimated, in units of the picture.
     known
-        Whether it was given.
+        Whether it was given: then it is held.
     device, seed
         Where to compute, and the seed of all randomness.
     """
@@ -215,7 +217,8 @@ class _Job:
         self.picture, self.plan, self.known = picture, plan, known
         self.generator = torch.Generator(device).manual_seed(seed)
         self.units = _Units(float(np.nanmean(picture)), float(np.nanstd(picture)))
-        self.noise = noise / self.units.spread
+        self.told = noise / self.units.spread
+        self.noise = max(self.told, _LEAST_NOISE)
         self.image = self.units.standardise(picture, device)
         self.filled = self.units.standardise(_filled(picture), device)
         self.history: list[Epoch] = []
@@ -345,11 +348,11 @@ class _Job:
     def _published(self, runs: Sequence[_Run]) -> tuple[float, str]:
         """Return the noise level to tell, in standardised units, and where it is from."""
         if self.known:
-            return self.noise, "given"
+            return self.told, "given"
         learned = _learned(runs)
-        if learned < self.noise or self.plan.models[-1].covariance == "isotropic":
+        if learned < self.told or self.plan.models[-1].covariance == "isotropic":
             return learned, "learned"
-        return self.noise, "estimated"
+        return self.told, "estimated"
 
     def _entries(self, settings: Settings) -> float:
         return Patches(self.image, settings.patch_size).mean_observed()
