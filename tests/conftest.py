@@ -5,12 +5,16 @@ from itertools import product
 
 import pytest
 import torch
+from hypothesis import settings
 
 from truvae import MLP, Bernoulli, Gaussian, Model, Population
 
 # Models of this size do not gain from threads, and on a busy machine they lose much.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the command line
+# Nor is time a property to test.
+settings.register_profile("truvae", deadline=None)
+settings.load_profile("truvae")
 
 
 @pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])

@@ -1,5 +1,6 @@
 """Patches: all overlapping patches of a picture as a view, and their weighted merging."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -64,8 +65,10 @@ class Patches:
         return corner[:, None] + self._offsets
 
 
-def principal_features(patches: Patches, n_features: int) -> Tensor:
-    """Return the leading principal components of all patches: (N, n_features), finite data only."""
+def principal_axes(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean (D,) of all patches, their variances (D,) along their principal axes in
+    ascending order, and these axes in columns (D, D), in float64; finite data only.
+    """
     dimension = patches.size**2
     total = torch.zeros(dimension, dtype=torch.float64, device=patches._offsets.device)
     moment = total.new_zeros(dimension, dimension)
@@ -73,9 +76,37 @@ def principal_features(patches: Patches, n_features: int) -> Tensor:
         total += block.sum(0)
         moment += (block.T @ block).double()
     mean = total / len(patches)
-    axes = torch.linalg.eigh(moment / len(patches) - mean.outer(mean)).eigenvectors
+    variances, axes = torch.linalg.eigh(moment / len(patches) - mean.outer(mean))
+    return mean, variances, axes
+
+
+def principal_features(patches: Patches, n_features: int) -> Tensor:
+    """Return the leading principal components of all patches: (N, n_features), finite data only."""
+    mean, _, axes = principal_axes(patches)
     leading = axes[:, -n_features:].to(torch.float32)
     return torch.cat([(block - mean.float()) @ leading for block in patches.blocks()])
+
+
+def noise_level(patches: Patches) -> float:
+    """Estimate the standard deviation of white noise from all patches of a picture.
+
+    The signal lies in a few principal axes, and the variances along the others are that of the
+    noise, scattered evenly around it: the largest ones are left out until the mean of the rest is
+    no more than their median (Chen, Zhu and Heng 2015, doi:10.1109/ICCV.2015.62). From one noise
+    draw to the next it varies less than the wavelet estimate of scikit-image.
+
+    Examples
+    --------
+    >>> g = torch.Generator().manual_seed(0)
+    >>> picture = torch.arange(64.0).expand(64, 64) + 3 * torch.randn(64, 64, generator=g)
+    >>> round(noise_level(Patches(picture, 8)))
+    3
+    """
+    _, variances, _ = principal_axes(patches)
+    for n in range(len(variances), 1, -1):
+        if variances[:n].mean() <= variances[:n].median():
+            break
+    return math.sqrt(max(float(variances[:n].mean()), 0.0))
 
 
 def merge(patches: Patches, estimates: Iterable[Posterior], doubt: float) -> Tensor:
@@ -115,4 +146,11 @@ def cosine_basis(size: int) -> Tensor:
     return torch.kron(axis, axis).T.contiguous()
 
 
-__all__ = ["Patches", "cosine_basis", "merge", "principal_features"]
+__all__ = [
+    "Patches",
+    "cosine_basis",
+    "merge",
+    "noise_level",
+    "principal_axes",
+    "principal_features",
+]

@@ -15,7 +15,7 @@ from truvae.errors import InputError
 from truvae.io import to_dtype
 from truvae.model import Bernoulli, Model
 from truvae.noise import DiagonalGaussian, Gaussian, Noise
-from truvae.patches import Patches, cosine_basis, merge, principal_features
+from truvae.patches import Patches, cosine_basis, merge, noise_level, principal_features
 from truvae.population import Population
 from truvae.proposals import GradientFlips, Neighbours, Proposal
 from truvae.refine import refine
@@ -26,6 +26,8 @@ Array = npt.NDArray[Any]
 
 # Principal components in which patches count as near.
 _FEATURES = 48
+# Side of the patches from which the noise is estimated, in pixels.
+_NOISE_PATCH = 8
 # Patches between one M-step and the next.
 _CHUNK = 2048
 # Second looks, and the seconds of a time budget that are set aside for each pixel of one.
@@ -423,15 +425,14 @@ def _check_patch_size(size: int, shape: tuple[int, ...]) -> None:
 
 
 def _noise_level(picture: Array, sigma: float | None) -> float:
-    """Return `sigma` if it is given and valid, else a robust estimate from the noisy picture."""
+    """Return `sigma` if it is given and valid, else an estimate from the noisy picture."""
     if sigma is not None:
         if not 0 < sigma < np.inf:
             raise InputError(f"sigma must be above 0, in units of the picture, not {sigma:g}")
         return float(sigma)
-    from skimage.restoration import estimate_sigma
-
-    # An axis of one channel, or else a narrow picture is taken for one in colour.
-    return float(estimate_sigma(_filled(picture)[..., None], channel_axis=-1)[0])
+    units = _Units(float(np.nanmean(picture)), float(np.nanstd(picture)))
+    standard = units.standardise(_filled(picture), torch.device("cpu"))
+    return units.spread * noise_level(Patches(standard, min(_NOISE_PATCH, *picture.shape)))
 
 
 def _filled(picture: Array) -> Array:
