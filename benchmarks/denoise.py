@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
             if not options.no_bm3d:
                 runs = [bm3d(options, picture, sigma, seed) for seed in seeds]
                 rows.append([*cells, "BM3D, told sigma", *summary(runs), "", ""])
-    header = ["picture", "sigma", "method", "dB (sd)", "seconds, median", "sigma learned",
+    header = ["picture", "sigma", "method", "dB (sd)", "seconds, median", "sigma told",
               "peak MB", "paper dB", "gain"]  # fmt: skip
     for row in rows:
         if row[7]:
