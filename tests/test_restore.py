@@ -86,6 +86,14 @@ def test_a_picture_without_noise_is_hardly_changed(covariance, sigma):
     assert rmse(restored, clean) < 0.35 * clean.std()
 
 
+@pytest.mark.parametrize("size", [24, 48, 96])
+def test_pure_noise_is_known_as_noise(size):
+    noisy = np.random.default_rng(0).normal(128, 25, (size, size))
+    result = truvae.denoise(noisy, quality="fast", epochs=2, return_result=True)
+    assert result.sigma == pytest.approx(25, rel=0.1)
+    assert result.restored.std() < 25 / 3
+
+
 def test_units_do_not_matter():
     """Scaled and shifted input gives the same picture in its own units."""
     _, noisy = noisy_scene()

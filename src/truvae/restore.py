@@ -432,7 +432,9 @@ def _noise_level(picture: Array, sigma: float | None) -> float:
         return float(sigma)
     units = _Units(float(np.nanmean(picture)), float(np.nanstd(picture)))
     standard = units.standardise(_filled(picture), torch.device("cpu"))
-    return units.spread * noise_level(Patches(standard, min(_NOISE_PATCH, *picture.shape)))
+    # Small pictures have too few patches for the covariance of large ones.
+    size = min(_NOISE_PATCH, max(2, round(picture.size**0.5) // 12), *picture.shape)
+    return units.spread * noise_level(Patches(standard, size))
 
 
 def _filled(picture: Array) -> Array:
