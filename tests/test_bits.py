@@ -20,13 +20,25 @@ def test_unpack_undoes_pack(z):
 
 
 @given(codes)
-def test_count_and_active_list_the_set_bits(z):
+def test_count_counts_the_set_bits(z):
     z = torch.from_numpy(z)
-    words = bits.pack(z)
-    active = bits.active(words)
-    assert torch.equal(bits.count(words), z.sum(1))
-    assert active.indices.tolist() == z.nonzero()[:, 1].tolist()
-    assert active.offsets.tolist() == [0, *z.sum(1).cumsum(0).tolist()]
+    assert torch.equal(bits.count(bits.pack(z)), z.sum(1))
+
+
+@given(codes, st.integers(1, 9))
+def test_row_sums_are_the_matrix_product(z, n_columns):
+    z = torch.from_numpy(z)
+    matrix = torch.randn(z.shape[1], n_columns, dtype=torch.float64)
+    sums = bits.RowSums(bits.pack(z), z.shape[1])
+    torch.testing.assert_close(sums(matrix), z.double() @ matrix)
+    torch.testing.assert_close(sums(matrix[:, :1]), z.double() @ matrix[:, :1])
+
+
+def test_all_states_are_all():
+    z = bits.unpack(bits.all_states(5), 5)
+    assert len(torch.unique(z, dim=0)) == 32
+    with pytest.raises(ValueError, match="too many states"):
+        bits.all_states(17)
 
 
 @given(codes, st.data())

@@ -66,7 +66,8 @@ def test_sparse_decoding_is_dense_decoding(hidden, n_latents, generator, dtype):
     decoder = MLP(n_latents, hidden, 4, generator=generator).to(dtype)
     words = bits.random((50,), n_latents, 0.2, generator)
     torch.testing.assert_close(
-        decoder.decode_active(bits.active(words)), decoder(bits.unpack(words, n_latents, dtype))
+        decoder.decode(bits.RowSums(words, n_latents)),
+        decoder(bits.unpack(words, n_latents, dtype)),
     )
 
 

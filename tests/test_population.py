@@ -1,19 +1,19 @@
 """Pools and populations: the S best distinct states, the bound, and nothing ever lost."""
 
-import math
-
 import pytest
 import torch
 from conftest import all_states, make_data, make_model, make_population
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truvae import Pool, Population, bits
+from truvae import OwnPool, Population, SharedPool, bits
+
+POOLS = [OwnPool, SharedPool]
 
 
-def pool_of(model, x, words, seed=0):
+def pool_of(kind, model, x, words, seed=0):
     with torch.no_grad():
-        return Pool(model, x, words, torch.Generator().manual_seed(seed))
+        return kind(model, x, words, torch.Generator().manual_seed(seed))
 
 
 def brute_force_best(log_joint_of, offered, n_states):
@@ -22,8 +22,8 @@ def brute_force_best(log_joint_of, offered, n_states):
     return sorted((log_joint_of[word] for word in distinct), reverse=True)[:n_states]
 
 
-@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 12), st.booleans())
-def test_best_are_the_s_best_distinct_states_offered(seed, n_states, n_candidates, share):
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 12), st.sampled_from(POOLS))
+def test_best_are_the_s_best_distinct_states_offered(seed, n_states, n_candidates, kind):
     model = make_model(seed=seed % 7)
     x, population = make_data(model, 4, seed=seed), make_population(model, 4, n_states, seed)
     g = torch.Generator().manual_seed(seed)
@@ -31,33 +31,34 @@ def test_best_are_the_s_best_distinct_states_offered(seed, n_states, n_candidate
     everything = bits.pack(all_states(6))
     with torch.no_grad():
         table = model.log_joint(x, everything)
-        pool = pool_of(model, x, population.words)
-        pool.offer(first)
-        if share:
-            pool.share()
+        pool = pool_of(kind, model, x, population.words)
+        own = pool.offer(first)
         pool.offer(second)
-        log_joint, columns = pool.best(n_states)
+        log_joint, kept, new = pool.best(n_states)
     for b in range(4):
         offered = torch.cat([population.words, first, second], 1)
-        offered = offered.flatten(0, 1) if share else offered[b]
+        offered = offered.flatten(0, 1) if kind is SharedPool else offered[b]
         value_of = {tuple(w): float(v) for w, v in zip(everything.tolist(), table[b], strict=True)}
         expected = brute_force_best(value_of, offered, n_states)
-        assert log_joint[b].tolist() == pytest.approx(expected, rel=1e-9)
-        kept = pool.words[columns[b]].tolist()
-        assert [value_of[tuple(w)] for w in kept] == pytest.approx(expected, rel=1e-9)
-        assert len({tuple(w) for w in kept}) == n_states
+        assert sorted(log_joint[b].tolist(), reverse=True) == pytest.approx(expected, rel=1e-9)
+        values = [value_of[tuple(w)] for w in kept[b].tolist()]
+        assert values == pytest.approx(log_joint[b].tolist(), rel=1e-9)
+        assert len({tuple(w) for w in kept[b].tolist()}) == n_states
+        had = {tuple(w) for w in population.words[b].tolist()}
+        assert [tuple(w) not in had for w in kept[b].tolist()] == new[b].tolist()
+        values = [value_of[tuple(w)] for w in first[b].tolist()]
+        assert own[b].tolist() == pytest.approx(values, rel=1e-9)
 
 
-def test_three_forms_of_the_bound_agree(dtype):
+@pytest.mark.parametrize("kind", POOLS)
+def test_three_forms_of_the_bound_agree(dtype, kind):
     """Oracle 1: Eq. 2 = Eq. 3 = Eq. 5."""
     model = make_model(dtype=dtype)
     x, population = make_data(model), make_population(model, 40, 9)
     z = bits.unpack(population.words, 6, dtype)
     with torch.no_grad():
-        pool = pool_of(model, x, population.words)
-        population.keep(
-            torch.arange(40), population.words.clone(), pool.log_joint.gather(1, pool.columns)
-        )
+        pool = pool_of(kind, model, x, population.words)
+        population.keep(torch.arange(40), population.words.clone(), pool.log_joint)
         log_prior = model.prior.log_prob(z.flatten(0, 1)).view(40, 9)
     log_joint, q = population.log_joint, population.responsibilities(torch.arange(40))
     entropy = -torch.special.xlogy(q, q).sum(1)
@@ -70,15 +71,14 @@ def test_three_forms_of_the_bound_agree(dtype):
     torch.testing.assert_close(eq_3, eq_5, rtol=tolerance, atol=tolerance)
 
 
-def test_responsibilities_are_eq_12(dtype):
+@pytest.mark.parametrize("kind", POOLS)
+def test_responsibilities_are_eq_12(dtype, kind):
     model = make_model(dtype=dtype)
     x, population = make_data(model), make_population(model, 40, 9)
     z = bits.unpack(population.words, 6, dtype)
     with torch.no_grad():
-        pool = pool_of(model, x, population.words)
-        population.keep(
-            torch.arange(40), population.words.clone(), pool.log_joint.gather(1, pool.columns)
-        )
+        pool = pool_of(kind, model, x, population.words)
+        population.keep(torch.arange(40), population.words.clone(), pool.log_joint)
         error = (x[:, None] - model.decoder(z)).square().sum(2)
     odds = torch.log((1 - model.prior.pi) / model.prior.pi)
     eq_12 = torch.softmax(-error / (2 * model.noise.sigma2) - z @ odds, 1)
@@ -87,8 +87,9 @@ def test_responsibilities_are_eq_12(dtype):
     )
 
 
+@pytest.mark.parametrize("kind", POOLS)
 @pytest.mark.parametrize("missing", [0.0, 0.5])
-def test_bound_is_below_the_likelihood_and_meets_it_with_all_states(dtype, missing):
+def test_bound_is_below_the_likelihood_and_meets_it_with_all_states(dtype, kind, missing):
     """Oracle 2, by enumeration of the 2^H states."""
     model = make_model(dtype=dtype)
     x, everything = make_data(model, missing=missing), bits.pack(all_states(6))
@@ -96,7 +97,7 @@ def test_bound_is_below_the_likelihood_and_meets_it_with_all_states(dtype, missi
         likelihood = torch.logsumexp(model.log_joint(x, everything), 1)
         for n_states in (1, 10, 64):
             population = make_population(model, 40, n_states)
-            log_joint, _ = pool_of(model, x, population.words).best(n_states)
+            log_joint, _, _ = pool_of(kind, model, x, population.words).best(n_states)
             bound = torch.logsumexp(log_joint, 1)
             assert (bound <= likelihood + 1e-5).all()
             if n_states == 64:
@@ -117,22 +118,41 @@ def test_random_states_are_distinct(seed, n_latents, n_states):
     assert words.max() < 2**n_latents and words.min() >= 0
 
 
-def test_pool_tells_what_was_substituted():
+@pytest.mark.parametrize("kind", POOLS)
+def test_without_offers_nothing_changes_but_what_is_shared(kind):
     model = make_model()
     x, population = make_data(model, 5), make_population(model, 5, 4)
-    pool = pool_of(model, x, population.words)
-    assert pool.substitutions(pool.columns) == 0
+    _, kept, new = pool_of(kind, model, x, population.words).best(4)
+    if kind is OwnPool:
+        assert torch.equal(kept.sort(1).values, population.words.sort(1).values)
+        assert not new.any()
+    everything = {tuple(w) for w in population.words.flatten(0, 1).tolist()}
+    assert {tuple(w) for w in kept.flatten(0, 1).tolist()} <= everything
+
+
+@pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("missing", [0.0, 0.5])
+def test_signal_is_the_posterior_given_all_states_of_the_pool(kind, missing):
+    """Repeated offers count once."""
+    model = make_model()
+    x, population = make_data(model, 20, missing), make_population(model, 20, 4)
+    pool = pool_of(kind, model, x, population.words)
     with torch.no_grad():
-        new = pool.offer(bits.flip(population.words[:, :1], torch.zeros(5, 1, dtype=torch.int64)))
-    known = sum(int(n in old) for n, old in zip(new[:, 0], pool.columns, strict=True))
-    mixed = torch.cat([pool.columns[:, 1:], new], 1)
-    assert pool.substitutions(mixed) == 5 - known
+        pool.offer(bits.flip(population.words, torch.zeros(20, 4, dtype=torch.int64)))
+        pool.offer(population.words)
+        mean, variance = pool.signal()
+        states = [bits.unpack(words, 6, torch.float64) for words in offered_to(pool)]
+        for b, z in enumerate(states):
+            outputs = model.decoder(z)
+            q = torch.softmax(model.log_joint(x[b : b + 1], bits.pack(z)), 1)
+            torch.testing.assert_close(mean[b], (q @ outputs)[0])
+            spread = (q @ (outputs - q @ outputs).square())[0].mean()
+            torch.testing.assert_close(variance[b], spread, rtol=1e-6, atol=1e-9)
 
 
-def test_a_state_that_was_not_offered_is_not_kept():
-    model = make_model()
-    x, population = make_data(model, 5), make_population(model, 5, 4)
-    pool = pool_of(model, x, population.words)
-    log_joint, columns = pool.best(4)
-    assert torch.equal(columns.sort().values, pool.columns.sort().values)
-    assert (log_joint > -math.inf).all()
+def offered_to(pool):
+    """Return the distinct states that each data point of a pool was offered."""
+    if isinstance(pool, SharedPool):
+        return [pool.words] * len(pool.current)
+    first = bits.flip(pool.current, torch.zeros(pool.current.shape[:2], dtype=torch.int64))
+    return [torch.unique(words, dim=0) for words in torch.cat([pool.current, first], 1)]

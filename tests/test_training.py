@@ -6,8 +6,34 @@ import pytest
 import torch
 from conftest import all_states, make_data, make_model, make_population
 
-from truvae import Evolution, GradientFlips, NearChunks, Neighbours, ShuffledChunks, bits
-from truvae.training import Adam, Clock, OneCycle, Statistics, e_step, fit, m_step, posterior
+from truvae import (
+    Bernoulli,
+    Evolution,
+    Exhaustive,
+    Gaussian,
+    GradientFlips,
+    Model,
+    NearChunks,
+    Neighbours,
+    Population,
+    ShuffledChunks,
+    bits,
+    datasets,
+    linear,
+)
+from truvae.decoders import deepen
+from truvae.proposals import fitness
+from truvae.training import (
+    Adam,
+    Clock,
+    Cyclic,
+    OneCycle,
+    Statistics,
+    e_step,
+    fit,
+    m_step,
+    posterior,
+)
 
 
 def settled(n_states=8, missing=0.0, hidden=(7,), dtype=torch.float64, n_data=30):
@@ -113,13 +139,14 @@ def test_closed_form_updates_are_eq_10_and_obey_the_entropy_identity(missing):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_e_step_lowers_no_bound(dtype):
+@pytest.mark.parametrize("shared", [False, True])
+def test_e_step_lowers_no_bound(dtype, shared):
     """Oracle 5."""
     model, x, population = settled(missing=0.2, dtype=dtype)
     g = torch.Generator().manual_seed(0)
     rows = torch.arange(len(x))
-    search = [Evolution(3, 2, 2), GradientFlips(1, 3), Neighbours()]
-    for _ in range(4):
+    search = [Evolution(3, 2, 2), GradientFlips(1, 3), *[Neighbours()] * shared]
+    for _ in range(4 if shared else 12):
         before = population.bound(rows)
         e_step(model, population, x, rows, search, g)
         assert (population.bound(rows) >= before - 1e-5).all()
@@ -246,3 +273,81 @@ def test_adam_is_that_of_torch():
             module(x).square().sum().backward()
             optimizer.step()
     torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_cyclic_rate_goes_up_and_down_in_straight_lines():
+    rate = Cyclic(0.1, 1.1, 2.5)
+    assert [rate(p / 10) for p in (0, 1, 2, 3, 4, 6, 8, 10)] == pytest.approx(
+        [0.1, 0.6, 1.1, 0.6, 0.1, 1.1, 0.1, 1.1]
+    )
+
+
+def moments_of(model, x, population):
+    statistics = Statistics(model, closed_form=True)
+    m_step(model, None, population, x, torch.arange(len(x)), statistics, torch.Generator(),
+           minibatch=7, threshold=0.0)  # fmt: skip
+    return statistics
+
+
+def test_closed_form_decoder_is_a_stationary_point_of_eq_9():
+    """Oracle 6: with the responsibilities held, the gradient vanishes; sigma2 is the new error."""
+    model, x, population = settled(hidden=())
+    q = population.responsibilities(torch.arange(len(x)))
+    z = bits.unpack(population.words, 6, torch.float64)
+    moments_of(model, x, population).update(model)
+    error = (q * (x[:, None] - model.decoder(z)).square().sum(2)).sum()
+    gradients = torch.autograd.grad(error, list(model.decoder.parameters()))
+    scale = float(error.detach())
+    assert all(gradient.abs().max() < 1e-6 * scale for gradient in gradients)
+    assert float(model.noise.sigma2) == pytest.approx(scale / x.numel(), rel=1e-8)
+
+
+def test_closed_form_updates_never_lower_the_bound():
+    """Oracle 5 for binary sparse coding: E-step and closed-form M-step in turn."""
+    model, x, population = settled(hidden=(), n_data=200)
+    g, rows = torch.Generator().manual_seed(0), torch.arange(200)
+    bound = population.bound(rows).sum()
+    for _ in range(10):
+        moments_of(model, x, population).update(model)
+        e_step(model, population, x, rows, [], g)
+        after = population.bound(rows).sum()
+        assert after >= bound - 1e-6
+        e_step(model, population, x, rows, [Evolution(3, 2, selection=fitness)], g)
+        bound = population.bound(rows).sum()
+        assert bound >= after - 1e-9
+
+
+def test_binary_sparse_coding_in_closed_form_recovers_bars():
+    """From a disturbed truth: EM from a random start ends in local optima, as it is known to."""
+    truth, g = datasets.bars(6), torch.Generator().manual_seed(0)
+    _, x = truth.sample(500, g)
+    decoder = linear(6, 9)
+    with torch.no_grad():
+        decoder.first.weight.copy_(truth.decoder.first.weight)
+        decoder.first.weight += 0.4 * torch.randn(9, 6, generator=g)
+    model = Model(Bernoulli(torch.full((6,), 1 / 6)), decoder, Gaussian(torch.tensor(0.3)))
+    population = Population.random(500, 32, 6, 1 / 6, g)
+    options = {"chunks": ShuffledChunks(500, 100), "search": [Exhaustive()], "closed_form": True}
+    *_, last = fit(model, population, x, epochs=40, generator=g, **options)
+    assert last.elbo == pytest.approx(float(truth.log_likelihood(x).mean()), abs=0.15)
+    assert last.sigma == pytest.approx(0.1, rel=0.05)
+
+
+def test_closed_form_needs_a_linear_decoder_and_complete_data():
+    model, x, population = settled()
+    common = {"epochs": 1, "chunks": ShuffledChunks(30, 10), "search": [], "closed_form": True}
+    with pytest.raises(ValueError, match="linear"):
+        list(fit(model, population, x, generator=torch.Generator(), **common))
+    model, x, population = settled(hidden=(), missing=0.3)
+    with pytest.raises(ValueError, match="complete"):
+        list(fit(model, population, x, generator=torch.Generator(), **common))
+
+
+@pytest.mark.parametrize("n_hidden", [1, 2])
+def test_a_deepened_decoder_says_the_same(n_hidden):
+    model = make_model(8, ())
+    deep = deepen(model.decoder, n_hidden)
+    z = all_states(8).double()
+    torch.testing.assert_close(deep(z), model.decoder(z))
+    with pytest.raises(ValueError, match="linear"):
+        deepen(deep)

@@ -9,14 +9,26 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from truvae import datasets as datasets
     from truvae import training as training
     from truvae.chunks import NearChunks, ShuffledChunks
     from truvae.decoders import MLP, linear
     from truvae.errors import InputError
     from truvae.model import Bernoulli, Model
     from truvae.noise import DiagonalGaussian, Gaussian
-    from truvae.population import Pool, Population
-    from truvae.proposals import Evolution, GradientFlips, Neighbours
+    from truvae.population import OwnPool, Pool, Population, SharedPool
+    from truvae.presets import preset
+    from truvae.proposals import (
+        Evolution,
+        Exhaustive,
+        GradientFlips,
+        Neighbours,
+        PosteriorSamples,
+        PriorSamples,
+        Random,
+        Sparseflip,
+    )
+    from truvae.recipes import Recipe
     from truvae.restore import Result, denoise
 
 __version__ = version("truvae")
@@ -24,6 +36,7 @@ __version__ = version("truvae")
 _HOME = {
     "Bernoulli": "model",
     "Evolution": "proposals",
+    "Exhaustive": "proposals",
     "DiagonalGaussian": "noise",
     "Gaussian": "noise",
     "GradientFlips": "proposals",
@@ -32,14 +45,22 @@ _HOME = {
     "Model": "model",
     "NearChunks": "chunks",
     "Neighbours": "proposals",
+    "OwnPool": "population",
     "Pool": "population",
     "Population": "population",
+    "PosteriorSamples": "proposals",
+    "PriorSamples": "proposals",
+    "Random": "proposals",
+    "Recipe": "recipes",
     "Result": "restore",
+    "SharedPool": "population",
     "ShuffledChunks": "chunks",
+    "Sparseflip": "proposals",
     "denoise": "restore",
     "linear": "decoders",
+    "preset": "presets",
 }
-_MODULES = ("training",)
+_MODULES = ("datasets", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -60,18 +81,28 @@ __all__ = [
     "Bernoulli",
     "DiagonalGaussian",
     "Evolution",
+    "Exhaustive",
     "Gaussian",
     "GradientFlips",
     "InputError",
     "Model",
     "NearChunks",
     "Neighbours",
+    "OwnPool",
     "Pool",
     "Population",
+    "PosteriorSamples",
+    "PriorSamples",
+    "Random",
+    "Recipe",
     "Result",
+    "SharedPool",
     "ShuffledChunks",
+    "Sparseflip",
     "__version__",
+    "datasets",
     "denoise",
     "linear",
+    "preset",
     "training",
 ]

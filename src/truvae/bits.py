@@ -12,6 +12,7 @@ from torch import Tensor
 
 WORD_BITS = 64
 _BYTES = WORD_BITS // 8
+_MOST_ENUMERABLE = 16
 
 
 class Distinct(NamedTuple):
@@ -23,15 +24,6 @@ class Distinct(NamedTuple):
     """(U,) int64, ascending and unique."""
     inverse: Tensor
     """(n,) int64, the row of `words` that equals each input code."""
-
-
-class Active(NamedTuple):
-    """The set bits of a collection of codes as one ragged list."""
-
-    indices: Tensor
-    """(total,) int64, positions of the set bits, code after code."""
-    offsets: Tensor
-    """(n + 1,) int64, where the list of each code starts; the last entry is its total length."""
 
 
 def n_words(n_latents: int) -> int:
@@ -74,9 +66,14 @@ def unpack(words: Tensor, n_latents: int, dtype: torch.dtype = torch.float32) ->
 
 def flip(words: Tensor, bit: Tensor) -> Tensor:
     """Return codes (..., W) with one bit flipped in each; `bit` (...) int64 says which."""
-    slot = torch.arange(words.shape[-1], device=words.device)
-    one = torch.ones_like(bit) << (bit % WORD_BITS)
-    return words ^ torch.where(slot == (bit // WORD_BITS)[..., None], one[..., None], 0)
+    return words ^ _ones(words.shape[-1], words.device)[bit]
+
+
+@lru_cache(maxsize=32)
+def _ones(n: int, device: torch.device) -> Tensor:
+    """(64 n, n): codes of n words with one bit set."""
+    places = torch.arange(n * WORD_BITS, device=device)
+    return pack(places == places[:, None])
 
 
 def count(words: Tensor) -> Tensor:
@@ -85,15 +82,59 @@ def count(words: Tensor) -> Tensor:
     return ones[words.contiguous().view(torch.uint8).int()].sum(-1)
 
 
-def active(words: Tensor) -> Active:
-    """List the set bits of codes (n, W); work and memory go with the non-zero bytes."""
-    octets = words.contiguous().view(torch.uint8)
+class RowSums:
+    """Sums of the matrix rows that the set bits of codes select: z @ matrix, without the zeros.
+
+    Codes of one word select one row of a table for each of their bytes; a longer code has mostly
+    empty bytes, so that its few set bits are listed instead.
+
+    Parameters
+    ----------
+    words
+        (n, W) codes.
+    n_latents
+        H, their number of bits.
+
+    Examples
+    --------
+    >>> RowSums(torch.tensor([[5]]), 3)(torch.tensor([[1.0], [10.0], [100.0]]))
+    tensor([[101.]])
+    """
+
+    def __init__(self, words: Tensor, n_latents: int) -> None:
+        self._padding = words.shape[1] * WORD_BITS - n_latents
+        self._offsets: Tensor | None = None
+        octets = words.contiguous().view(torch.uint8)
+        if words.shape[1] == 1:
+            self._indices = octets.int() + _byte_offsets(1, words.device)
+        else:
+            self._indices, self._offsets = _active(octets)
+
+    def __call__(self, matrix: Tensor) -> Tensor:
+        """Return the sums (n, K) of rows of a matrix (H, K)."""
+        if self._offsets is not None:
+            return torch.nn.functional.embedding_bag(
+                self._indices, matrix, self._offsets, mode="sum", include_last_offset=True
+            )
+        padded = torch.nn.functional.pad(matrix, (0, 0, 0, self._padding))
+        table = _table(matrix.device, matrix.dtype) @ padded.view(_BYTES, 8, -1)
+        return torch.nn.functional.embedding_bag(self._indices, table.flatten(0, 1), mode="sum")
+
+
+def _active(octets: Tensor) -> tuple[Tensor, Tensor]:
+    """List the set bits of codes (n, 8 W), code after code, and where each code's list starts."""
     row, place = octets.nonzero(as_tuple=True)
-    bits = _table(words.device, torch.bool)[octets[row, place].int()]
+    bits = _table(octets.device, torch.bool)[octets[row, place].int()]
     entry, bit = bits.nonzero(as_tuple=True)
-    offsets = torch.zeros(len(words) + 1, dtype=torch.int64, device=words.device)
-    torch.cumsum(torch.bincount(row[entry], minlength=len(words)), 0, out=offsets[1:])
-    return Active(place[entry] * 8 + bit, offsets)
+    offsets = torch.zeros(len(octets) + 1, dtype=torch.int64, device=octets.device)
+    torch.cumsum(torch.bincount(row[entry], minlength=len(octets)), 0, out=offsets[1:])
+    return place[entry] * 8 + bit, offsets
+
+
+@lru_cache(maxsize=32)
+def _byte_offsets(n: int, device: torch.device) -> Tensor:
+    """(8 n,): where the entries of each byte of n words start in tables of 256 for each."""
+    return torch.arange(0, n * _BYTES * 256, 256, dtype=torch.int32, device=device)
 
 
 def keys(words: Tensor) -> Tensor:
@@ -106,8 +147,7 @@ def keys(words: Tensor) -> Tensor:
     n = words.shape[-1]
     if n == 1:
         return words[..., 0]
-    octets = words.contiguous().view(torch.uint8).int()
-    octets += torch.arange(0, n * _BYTES * 256, 256, dtype=torch.int32, device=words.device)
+    octets = words.contiguous().view(torch.uint8).int() + _byte_offsets(n, words.device)
     sums = _key_table(n, words.device).index_select(0, octets.flatten())
     return sums.view(*words.shape[:-1], n * _BYTES).sum(-1)
 
@@ -157,6 +197,17 @@ def random(
     return words
 
 
+def all_states(n_latents: int, device: torch.device | None = None) -> Tensor:
+    """Return all 2^H codes of up to 16 bits, in order: (2^H, 1).
+
+    >>> all_states(2).T
+    tensor([[0, 1, 2, 3]])
+    """
+    if n_latents > _MOST_ENUMERABLE:
+        raise ValueError(f"{n_latents} latents have too many states to list: 16 at most")
+    return torch.arange(1 << n_latents, device=device)[:, None]
+
+
 def _binary_digits(share: float, n_digits: int) -> list[int]:
     """Return the binary digits of `share` in [0, 1) after the point, without closing zeros."""
     scaled = min(round(share * (1 << n_digits)), (1 << n_digits) - 1)
@@ -166,9 +217,9 @@ def _binary_digits(share: float, n_digits: int) -> list[int]:
 
 __all__ = [
     "WORD_BITS",
-    "Active",
     "Distinct",
-    "active",
+    "RowSums",
+    "all_states",
     "count",
     "flip",
     "keys",

@@ -33,6 +33,8 @@ _DEMO_SIGMA = 25.0
 _PASSED_ON = (
     "quality",
     "covariance",
+    "preset",
+    "selection",
     "sigma",
     "patch_size",
     "n_latents",
@@ -90,6 +92,14 @@ _MODEL_OPTIONS = [
         default="auto",
         show_default=True,
         help="Models: the paper's (isotropic), with a covariance for each state (dct), or both.",
+    ),
+    click.option(
+        "--preset", metavar="NAME", help="A row of the paper's Table 1: paper:denoise-..."
+    ),
+    click.option(
+        "--selection",
+        metavar="LAW",
+        help="With a preset: how parents are drawn; fitness (the paper's), released, ...",
     ),
     click.option(
         "--sigma", type=float, help="Noise level in input units, only if known; else learned."
@@ -328,7 +338,7 @@ def _describe(result: "Result", options: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": "picture",
         "seed": options["seed"],
-        "preset": None,
+        "preset": options.get("preset"),
         "covariance": options.get("covariance", "auto"),
         "covariances": result.covariances,
         "trust_in_dct": result.trust_in_dct,

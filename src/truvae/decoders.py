@@ -4,7 +4,7 @@ Any ``nn.Module`` from (n, H) to (n, D) is a decoder. `MLP` is the one of the pa
 also decodes packed codes directly, because a first layer that reads few set bits is a sum of rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,14 @@ from torch import Tensor, nn
 from truvae import bits
 
 
+def relu() -> nn.Module:
+    """Return a rectifier that works in place."""
+    # In place: a linear layer needs nothing of its own output to go backwards.
+    return nn.ReLU(inplace=True)
+
+
 class MLP(nn.Module):
-    """Fully connected decoder H0-H1-...-D with a linear output layer.
+    """Fully connected decoder H0-H1-...-D.
 
     Weights are Glorot-normal and biases zero (App. B.1 of the paper).
 
@@ -26,7 +32,9 @@ class MLP(nn.Module):
     n_observables
         D, the number of observables.
     activation
-        Module class of the hidden non-linearity.
+        Makes the hidden non-linearities, e.g. ``nn.LeakyReLU``; ReLU if not given.
+    output
+        Makes the non-linearity of the outputs, e.g. ``nn.Sigmoid``; none if not given.
     generator
         Source of the initial weights; torch's own generator if not given.
 
@@ -42,7 +50,8 @@ class MLP(nn.Module):
         n_latents: int,
         hidden: Sequence[int],
         n_observables: int,
-        activation: type[nn.Module] = nn.ReLU,
+        activation: Callable[[], nn.Module] = relu,
+        output: Callable[[], nn.Module] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -51,6 +60,8 @@ class MLP(nn.Module):
         self.rest = nn.Sequential()
         for fan_in, fan_out in zip(sizes[1:], sizes[2:], strict=False):
             self.rest.extend([activation(), nn.Linear(fan_in, fan_out)])
+        if output is not None:
+            self.rest.append(output())
         self.apply(lambda module: _glorot(module, generator))
 
     def forward(self, z: Tensor) -> Tensor:
@@ -58,16 +69,9 @@ class MLP(nn.Module):
         out: Tensor = self.rest(self.first(z))
         return out
 
-    def decode_active(self, active: bits.Active) -> Tensor:
-        """Decode states given by their set bits: the same means, without the zeros."""
-        pre = nn.functional.embedding_bag(
-            active.indices,
-            self.first.weight.t().contiguous(),
-            active.offsets,
-            mode="sum",
-            include_last_offset=True,
-        )
-        out: Tensor = self.rest(pre + self.first.bias)
+    def decode(self, codes: bits.RowSums) -> Tensor:
+        """Decode packed states: the same means, without the zeros."""
+        out: Tensor = self.rest(codes(self.first.weight.t().contiguous()).add_(self.first.bias))
         return out
 
 
@@ -82,4 +86,39 @@ def _glorot(module: nn.Module, generator: torch.Generator | None) -> None:
         nn.init.zeros_(module.bias)
 
 
-__all__ = ["MLP", "linear"]
+def deepen(decoder: MLP, n_hidden: int = 1) -> MLP:
+    """Return a linear decoder with hidden layers below its outputs that change nothing (App. B.3).
+
+    The hidden layers have H rectified units each and start as identities: binary states pass them
+    as they are, so that training goes on where that of the linear decoder stopped.
+
+    Parameters
+    ----------
+    decoder
+        A linear decoder H-D; it is left as it is.
+    n_hidden
+        Number of hidden layers.
+
+    Raises
+    ------
+    ValueError
+        If the decoder is not linear.
+
+    Examples
+    --------
+    >>> shallow = linear(3, 2)
+    >>> torch.equal(deepen(shallow, 2)(torch.eye(3)), shallow(torch.eye(3)))
+    True
+    """
+    if len(decoder.rest):
+        raise ValueError("only a linear decoder can be deepened without changing what it says")
+    n_observables, n_latents = decoder.first.weight.shape
+    deep = MLP(n_latents, (n_latents,) * n_hidden, n_observables).to(decoder.first.weight)
+    *identities, last = [m for m in deep.modules() if isinstance(m, nn.Linear)]
+    for layer in identities:
+        nn.init.eye_(layer.weight)
+    last.load_state_dict(decoder.first.state_dict())
+    return deep
+
+
+__all__ = ["MLP", "deepen", "linear", "relu"]

@@ -38,16 +38,9 @@ class Bernoulli:
         """Return log p(z) of states (U, H) as (U,) nats."""
         return z @ self.pi.logit() + torch.log1p(-self.pi).sum()
 
-    def log_prob_active(self, active: bits.Active) -> Tensor:
-        """Return log p(z) of states given by their set bits."""
-        gain = nn.functional.embedding_bag(
-            active.indices,
-            self.pi.logit()[:, None],
-            active.offsets,
-            mode="sum",
-            include_last_offset=True,
-        )
-        return gain[:, 0] + torch.log1p(-self.pi).sum()
+    def log_prob_codes(self, codes: bits.RowSums) -> Tensor:
+        """Return log p(z) of packed states as (U,) nats."""
+        return codes(self.pi.logit()[:, None])[:, 0] + torch.log1p(-self.pi).sum()
 
     def update(self, activity: Tensor, n_data: int) -> None:
         """Set pi by Eq. 10 from sum_n E_q[z], (H,)."""
@@ -78,11 +71,10 @@ class Model:
     def decode(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Decode packed states (U, W): the decoder's outputs (U, any) and log p(z) (U,)."""
         n = len(words)
-        words = torch.cat([words, words.new_zeros(-n % _ROWS, words.shape[1])])
+        words = torch.nn.functional.pad(words, (0, 0, 0, -n % _ROWS))
         if isinstance(self.decoder, MLP):
-            active = bits.active(words)
-            outputs = self.decoder.decode_active(active)
-            log_prior = self.prior.log_prob_active(active)
+            codes = bits.RowSums(words, self.n_latents)
+            outputs, log_prior = self.decoder.decode(codes), self.prior.log_prob_codes(codes)
         else:
             z = bits.unpack(words, self.n_latents, self.prior.pi.dtype)
             outputs, log_prior = self.decode_dense(z), self.prior.log_prob(z)
@@ -97,6 +89,16 @@ class Model:
         """Return log p(x_b, z_u) for every pair of data (B, D) and packed states (U, W): (B, U)."""
         outputs, log_prior = self.decode(words)
         return self.noise.log_likelihood(x, outputs) + log_prior
+
+    def log_likelihood(self, x: Tensor, rows: int = 256) -> Tensor:
+        """Return log p(x_b) of data (B, D) by enumeration of all 2^H states, up to H = 16: (B,).
+
+        `rows` data points are handled at a time.
+        """
+        words = bits.all_states(self.n_latents, x.device)
+        with torch.no_grad():
+            parts = [torch.logsumexp(self.log_joint(part, words), 1) for part in x.split(rows)]
+        return torch.cat(parts)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw `n` states (n, H) from the prior and data (n, D) from the model."""

@@ -119,14 +119,15 @@ def merge(patches: Patches, estimates: Iterable[Posterior], doubt: float) -> Ten
     estimates
         Posterior moments of all patches, in any order and grouping.
     doubt
-        Each patch weighs 1 / (v + doubt), with v its posterior variance: the part of the
-        error that the model does not know of, in squared units of the data.
+        Each patch weighs 1 / (1 + v / doubt), with v its posterior variance: the part of the
+        error that the model does not know of, in squared units of the data; infinite for
+        equal weights.
     """
     device = patches._offsets.device
     total = torch.zeros(patches.shape, dtype=torch.float64, device=device).flatten()
     weight = torch.zeros_like(total)
     for estimate in estimates:
-        trust = 1 / (estimate.variance[:, None].double() + doubt)
+        trust = 1 / (1 + estimate.variance[:, None].double() / doubt)
         place = patches.pixels(estimate.rows).flatten()
         total.index_add_(0, place, (estimate.mean.double() * trust).flatten())
         weight.index_add_(0, place, trust.expand_as(estimate.mean).flatten())

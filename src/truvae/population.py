@@ -1,12 +1,9 @@
-"""The variational states Phi: S distinct packed states for each data point, and the pool in which
-a few near data points look for better ones.
-
-A `Pool` decodes each distinct state once and scores it against all its data points with one
-matrix product: that is cheaper than scoring the pairs that are asked for, and since distinct
-columns are compared, the S best of them are distinct without further checks.
+"""The variational states Phi: S distinct packed states for each data point, and the pools in which
+the data points of a group look for better ones.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +11,9 @@ from torch import Tensor
 
 from truvae import bits
 from truvae.model import Model
+
+# Data points with states of their own for which the signal is found at a time.
+_TOGETHER = 8
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Population:
     Attributes
     ----------
     words
-        (N, S, W) int64, S distinct states for each data point, best first once scored.
+        (N, S, W) int64, S distinct states for each data point, in no order.
     log_joint
         (N, S), log p(x_n, z_s) in nats at the time of the last E-step.
     """
@@ -49,8 +49,11 @@ class Population:
         """
         if n_latents < bits.WORD_BITS and n_states > 1 << n_latents:
             raise ValueError(f"{n_states} distinct states need more than {n_latents} latents")
-        words = bits.random((n_data, n_states), n_latents, probability, generator)
-        _make_distinct(words, n_latents, generator)
+        if n_latents <= 16 and n_states > (1 << n_latents) // 4:
+            words = _without_replacement(n_data, n_states, n_latents, probability, generator)
+        else:
+            words = bits.random((n_data, n_states), n_latents, probability, generator)
+            _make_distinct(words, n_latents, generator)
         return cls(words, torch.zeros(n_data, n_states, device=words.device))
 
     def responsibilities(self, rows: Tensor) -> Tensor:
@@ -67,15 +70,15 @@ class Population:
         self.log_joint[rows] = log_joint.to(self.log_joint.dtype)
 
 
-class Pool:
-    """All distinct states offered to the data points of one chunk, with their log-joints.
+class Pool(ABC):
+    """The states that a group of data points has and is offered, with their log-joints.
 
     Parameters
     ----------
     model
         The generative model.
     x
-        The data of the chunk (B, D); NaN where missing.
+        The data of the group (B, D); NaN where missing.
     words
         Their current states (B, S, W).
     generator
@@ -83,57 +86,47 @@ class Pool:
 
     Attributes
     ----------
-    words
-        (U, W), the distinct states; the first ones are the current states of the chunk.
-    outputs
-        (U, any), what the decoder says of them.
+    current
+        (B, S, W), the current states.
     log_joint
-        (B, U) nats, of every state for every data point.
+        (B, S), their log-joints in nats at the current parameters.
     """
+
+    log_joint: Tensor
 
     def __init__(self, model: Model, x: Tensor, words: Tensor, generator: torch.Generator) -> None:
         self.model = model
         self.generator = generator
-        self._data_terms = model.noise.data_terms(x)
         self.current = words
-        distinct = bits.unique(words.flatten(0, 1))
-        self.words, self.keys = distinct.words, distinct.keys
-        self.outputs, self.log_joint = self._score(distinct.words)
-        self.columns = distinct.inverse.view(words.shape[:2])
-        """(B, S), where the current states are in the pool."""
-        self._offered: Tensor | None = self._mark(self.columns)
+        self._x = x
+        self._data_terms = model.noise.data_terms(x)
 
+    @abstractmethod
     def offer(self, words: Tensor) -> Tensor:
-        """Offer candidates (B, C, W) to their own data points; return their columns (B, C)."""
-        distinct = bits.unique(words.flatten(0, 1))
-        column, new = self._find(distinct.keys)
-        self._append(distinct.words[new], distinct.keys[new])
-        columns = column[distinct.inverse].view(words.shape[:2])
-        if self._offered is not None:
-            self._offered |= self._mark(columns)
-        return columns
+        """Offer candidates (B, C, W) to their data points; return their log-joints (B, C).
 
-    def share(self) -> None:
-        """Offer every state of the pool, now and to come, to every data point of the chunk."""
-        self._offered = None
+        A leading axis of length 1 offers the same candidates to all.
+        """
 
-    def scores(self) -> Tensor:
-        """Return the log-joints (B, U), -inf where a state was not offered to a data point."""
-        if self._offered is None:
-            return self.log_joint
-        return self.log_joint.masked_fill(~self._offered, -math.inf)
+    @abstractmethod
+    def best(self, n_states: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the S best distinct states of each data point.
 
-    def best(self, n_states: int) -> tuple[Tensor, Tensor]:
-        """Return the log-joints (B, S) and columns (B, S) of the S best states, best first."""
-        found = self.scores().topk(n_states, dim=1)
-        return found.values, found.indices
+        Returns
+        -------
+        Their log-joints (B, S), the states (B, S, W), and a mask (B, S) of those that are new.
+        """
+
+    @abstractmethod
+    def signal(self) -> tuple[Tensor, Tensor]:
+        """Return the posterior of the noise-free data, given all states: see `Noise.signal`."""
 
     def flip_gains(self, words: Tensor) -> Tensor:
         """Estimate the gain in log-joint, in nats, of flipping each bit of states (B, C, W).
 
         First-order, by one backward pass: (B, C, H).
         """
-        z = bits.unpack(words, self.model.n_latents, self.outputs.dtype).requires_grad_()
+        z = bits.unpack(words, self.model.n_latents, self._data_terms.dtype).requires_grad_()
         with torch.enable_grad():
             outputs = self.model.decode_dense(z.flatten(0, 1))
             terms = self.model.noise.state_terms(outputs, self._data_terms.shape[1])
@@ -142,13 +135,108 @@ class Pool:
         z = z.detach()
         return (1 - 2 * z) * (slope + self.model.prior.pi.logit())
 
-    def substitutions(self, columns: Tensor) -> int:
-        """Count the entries of `columns` (B, S) that are not among the current states."""
-        return int((~self._mark(self.columns).gather(1, columns)).sum())
+    def _decode(self, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the decoder's outputs, the state terms and log p(z) of states (U, W)."""
+        outputs, log_prior = self.model.decode(words)
+        return outputs, self.model.noise.state_terms(outputs, self._data_terms.shape[1]), log_prior
+
+
+class OwnPool(Pool):
+    """Every data point looks among states of its own (Algorithm 1 of the paper).
+
+    All states are scored, also repeated ones; these are left out once, when the best are chosen.
+    """
+
+    def __init__(self, model: Model, x: Tensor, words: Tensor, generator: torch.Generator) -> None:
+        super().__init__(model, x, words, generator)
+        self._words, self._scores = [words], [self._score(words)]
+        self.log_joint = self._scores[0]
+
+    def offer(self, words: Tensor) -> Tensor:
+        """Offer candidates (B, C, W) to their data points; return their log-joints (B, C)."""
+        words = words.expand(len(self.current), -1, -1)
+        self._words.append(words)
+        self._scores.append(self._score(words))
+        return self._scores[-1]
+
+    def best(self, n_states: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the S best distinct states of each data point (see `Pool.best`)."""
+        words, scores = self._distinct()
+        log_joint, column = scores.topk(n_states, 1, sorted=False)
+        kept = words.gather(1, column[..., None].expand(-1, -1, words.shape[2]))
+        return log_joint, kept, column >= self.current.shape[1]
+
+    def signal(self) -> tuple[Tensor, Tensor]:
+        """Return the posterior of the noise-free data, given all states: see `Noise.signal`."""
+        words, scores = self._distinct()
+        parts = [part.split(_TOGETHER) for part in (self._x, words, torch.softmax(scores, 1))]
+        found = [self._signal(*part) for part in zip(*parts, strict=True)]
+        mean, variance = zip(*found, strict=True)
+        return torch.cat(mean), torch.cat(variance)
+
+    def _signal(self, x: Tensor, words: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same for a few data points with states of their own."""
+        distinct = bits.unique(words.flatten(0, 1))
+        columns = distinct.inverse.view(words.shape[:2])
+        chances = q.new_zeros(len(words), len(distinct.words)).scatter_add_(1, columns, q)
+        return self.model.noise.signal(x, chances, self._decode(distinct.words)[0])
+
+    def _score(self, words: Tensor) -> Tensor:
+        _, terms, log_prior = self._decode(words.flatten(0, 1))
+        pairs = terms.view(*words.shape[:2], -1) @ self._data_terms[:, :, None]
+        return pairs[..., 0] + log_prior.view(words.shape[:2])
+
+    def _distinct(self) -> tuple[Tensor, Tensor]:
+        """Return all states (B, C, W) and their log-joints, -inf for repetitions."""
+        words, scores = torch.cat(self._words, 1), torch.cat(self._scores, 1)
+        return words, scores.masked_fill(repeated(words), -math.inf)
+
+
+class SharedPool(Pool):
+    """All data points of the group look among all of its states.
+
+    Each distinct state is decoded once, and one matrix product scores it for all data points. For
+    near data points, which share most of their states, that is cheaper than scoring the pairs that
+    are asked for; and the best of distinct columns are distinct without further checks.
+
+    Attributes
+    ----------
+    words
+        (U, W), the distinct states.
+    outputs
+        (U, any), what the decoder says of them.
+    scores
+        (B, U) nats, the log-joint of every state for every data point.
+    """
+
+    def __init__(self, model: Model, x: Tensor, words: Tensor, generator: torch.Generator) -> None:
+        super().__init__(model, x, words, generator)
+        distinct = bits.unique(words.flatten(0, 1))
+        self.words, self.keys = distinct.words, distinct.keys
+        self.outputs, self.scores = self._score(distinct.words)
+        self._columns = distinct.inverse.view(words.shape[:2])
+        self.log_joint = self.scores.gather(1, self._columns)
+
+    def offer(self, words: Tensor) -> Tensor:
+        """Offer candidates (B, C, W) to all; return the log-joints (B, C) of one's own."""
+        distinct = bits.unique(words.flatten(0, 1))
+        column, new = self._find(distinct.keys)
+        self._append(distinct.words[new], distinct.keys[new])
+        columns = column[distinct.inverse].view(words.shape[:2])
+        return self.scores.gather(1, columns.expand(len(self.scores), -1))
+
+    def best(self, n_states: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the S best distinct states of each data point (see `Pool.best`)."""
+        found = self.scores.topk(n_states, dim=1, sorted=False)
+        had = torch.zeros_like(self.scores, dtype=torch.bool).scatter_(1, self._columns, True)
+        return found.values, self.words[found.indices], ~had.gather(1, found.indices)
+
+    def signal(self) -> tuple[Tensor, Tensor]:
+        """Return the posterior of the noise-free data, given all states: see `Noise.signal`."""
+        return self.model.noise.signal(self._x, torch.softmax(self.scores, 1), self.outputs)
 
     def _score(self, words: Tensor) -> tuple[Tensor, Tensor]:
-        outputs, log_prior = self.model.decode(words)
-        terms = self.model.noise.state_terms(outputs, self._data_terms.shape[1])
+        outputs, terms, log_prior = self._decode(words)
         return outputs, torch.addmm(log_prior[None], self._data_terms, terms.T)
 
     def _find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,37 +247,41 @@ class Pool:
         return torch.where(new, len(ordered) + new.cumsum(0) - 1, order[place]), new
 
     def _append(self, words: Tensor, keys: Tensor) -> None:
-        outputs, log_joint = self._score(words)
+        outputs, scores = self._score(words)
         self.words = torch.cat([self.words, words])
         self.keys = torch.cat([self.keys, keys])
         self.outputs = torch.cat([self.outputs, outputs])
-        self.log_joint = torch.cat([self.log_joint, log_joint], 1)
-        if self._offered is not None:
-            self._offered = torch.nn.functional.pad(self._offered, (0, len(words)))
+        self.scores = torch.cat([self.scores, scores], 1)
 
-    def _mark(self, columns: Tensor) -> Tensor:
-        """Return a mask (B, U) that is True at `columns` (B, any)."""
-        mask = torch.zeros(len(columns), len(self.words), dtype=torch.bool, device=columns.device)
-        return mask.scatter_(1, columns, True)
+
+def _without_replacement(
+    n_data: int, n_states: int, n_latents: int, probability: float, generator: torch.Generator
+) -> Tensor:
+    """Draw Bernoulli states (N, S, 1) one after the other, each among those not yet drawn."""
+    words = bits.all_states(n_latents, generator.device)
+    weight = bits.count(words) * math.log(probability / (1 - probability))
+    noise = torch.empty(n_data, len(words), device=words.device)
+    gumbel = -noise.exponential_(generator=generator).log()
+    return words[(weight + gumbel).topk(n_states, 1).indices]
 
 
 def _make_distinct(words: Tensor, n_latents: int, generator: torch.Generator) -> None:
     """Flip random bits of repeated states until all states (N, S, W) of a point are distinct."""
     rows = torch.arange(len(words), device=words.device)
     while len(rows):
-        repeated = _repeated(words[rows])
-        rows, repeated = rows[repeated.any(1)], repeated[repeated.any(1)]
-        bit = torch.randint(n_latents, repeated.shape, generator=generator, device=words.device)
+        again = repeated(words[rows])
+        rows, again = rows[again.any(1)], again[again.any(1)]
+        bit = torch.randint(n_latents, again.shape, generator=generator, device=words.device)
         changed = bits.flip(words[rows], bit)
-        words[rows] = torch.where(repeated[..., None], changed, words[rows])
+        words[rows] = torch.where(again[..., None], changed, words[rows])
 
 
-def _repeated(words: Tensor) -> Tensor:
-    """Mark (B, S) the states of each point that equal another one before them in key order."""
-    keys, order = bits.keys(words).sort(dim=1)
+def repeated(words: Tensor) -> Tensor:
+    """Mark (B, S) the states (B, S, W) of each point that equal an earlier one of it."""
+    keys, order = bits.keys(words).sort(dim=1, stable=True)
     same = torch.zeros_like(keys, dtype=torch.bool)
     same[:, 1:] = keys[:, 1:] == keys[:, :-1]
     return torch.zeros_like(same).scatter_(1, order, same)
 
 
-__all__ = ["Pool", "Population"]
+__all__ = ["OwnPool", "Pool", "Population", "SharedPool", "repeated"]

@@ -9,18 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from truvae.chunks import NearChunks
-from truvae.decoders import MLP
+from truvae.chunks import Chunks, NearChunks, ShuffledChunks
 from truvae.errors import InputError
 from truvae.io import to_dtype
-from truvae.model import Bernoulli, Model
-from truvae.noise import DiagonalGaussian, Gaussian, Noise
+from truvae.model import Model
+from truvae.noise import DiagonalGaussian, Gaussian
 from truvae.patches import Patches, cosine_basis, merge, noise_level, principal_features
-from truvae.population import Population
-from truvae.proposals import GradientFlips, Neighbours, Proposal
+from truvae.population import OwnPool, Population
+from truvae.presets import preset as preset_called
+from truvae.proposals import pool_for
 from truvae.refine import refine
-from truvae.settings import SMALLEST_PATCH, Plan, Settings, choose, trust_in_dct
-from truvae.training import Clock, Epoch, OneCycle, fit, posterior
+from truvae.settings import SMALLEST_PATCH, Plan, Settings, choose, plan_of, trust_in_dct
+from truvae.training import Clock, Epoch, posterior
 
 Array = npt.NDArray[Any]
 
@@ -86,6 +86,8 @@ def denoise(
     *,
     quality: str = "balanced",
     covariance: str = "auto",
+    preset: str | None = None,
+    selection: str | None = None,
     sigma: float | None = None,
     patch_size: int | None = None,
     n_latents: int | None = None,
@@ -113,6 +115,12 @@ def denoise(
         "isotropic" for the model of the paper and nothing else, "dct" for models whose states have
         a covariance of their own, "auto" to combine both as the picture needs it. All but
         "isotropic" take a second look at the picture (`truvae.refine`).
+    preset
+        The name of a row of the paper's Table 1, "paper:denoise-..." (`truvae.presets`), to do what
+        the paper did; quality and covariance then have no effect.
+    selection
+        With a preset: another law by which parents are drawn, "released" for that of the authors'
+        released code.
     sigma
         Standard deviation of the noise in units of `image`, only if it is known; it is learned
         otherwise.
@@ -162,9 +170,14 @@ def denoise(
     _check_patch_size(patch_size or SMALLEST_PATCH, picture.shape)
     noise = _noise_level(picture, sigma)
     complete = not np.isnan(picture).any()
-    plan = choose(
-        picture.shape, noise / float(np.nanstd(picture)), quality, covariance, complete
-    ).override(
+    if preset is not None:
+        plan = plan_of(preset_called(preset), selection)
+    elif selection is not None:
+        raise InputError("a selection goes with a preset: give one, or leave selection out")
+    else:
+        relative = noise / float(np.nanstd(picture))
+        plan = choose(picture.shape, relative, quality, covariance, complete)
+    plan = plan.override(
         {
             "patch_size": patch_size,
             "n_latents": n_latents,
@@ -218,7 +231,7 @@ class _Job:
     ) -> None:
         self.picture, self.plan, self.known = picture, plan, known
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.units = _Units(float(np.nanmean(picture)), float(np.nanstd(picture)))
+        self.units = _Units.of(picture, plan.scale)
         self.told = noise / self.units.spread
         self.noise = max(self.told, _LEAST_NOISE)
         self.image = self.units.standardise(picture, device)
@@ -271,22 +284,10 @@ class _Job:
         chunks = self._chunks(settings)
         model, population = self._start(patches, settings)
         before = len(self.history)
-        search: list[Proposal] = [GradientFlips(), Neighbours()]
-        for epoch in fit(
-            model,
-            population,
-            patches,
-            epochs=settings.epochs,
-            chunks=chunks,
-            search=search,
-            generator=self.generator,
-            rate=OneCycle(settings.peak_rate),
-            minibatch=settings.minibatch,
-            clock=clock,
-        ):
+        for epoch in settings.train(model, population, patches, chunks, self.generator, clock):
             self.history.append(self.units.record(epoch, entries))
             on_epoch(self.history[-1])
-        estimates = posterior(model, population, patches, chunks, search, self.generator)
+        estimates = posterior(model, population, patches, chunks, settings.search, self.generator)
         merged = merge(patches, estimates, settings.doubt)
         bound = float(population.bound(slice(None)).mean())
         epochs, seconds = len(self.history) - before, time.perf_counter() - clock.start
@@ -294,22 +295,18 @@ class _Job:
 
     def _start(self, patches: Patches, settings: Settings) -> tuple[Model, Population]:
         """Make the untrained model and population."""
-        device, n_latents = self.image.device, settings.n_latents
-        activity = min(settings.active / n_latents, 0.5)
-        noise: Noise = (
-            self._diagonal(patches)
-            if settings.covariance == "dct"
-            else Gaussian(self._scalar(self.noise**2 if self.known else 1.0), fixed=self.known)
-        )
-        outputs = settings.patch_size**2 * (2 if settings.covariance == "dct" else 1)
-        with device:
-            decoder = MLP(n_latents, settings.hidden, outputs, generator=self.generator)
-        prior = Bernoulli(torch.full((n_latents,), activity, device=device))
-        model = Model(prior, decoder, noise)
-        states = Population.random(
-            len(patches), settings.n_states, n_latents, activity, self.generator
-        )
-        return model, states
+        dct = settings.covariance == "dct"
+        noise = self._diagonal(patches) if dct else self._white(settings)
+        decoder = settings.decoder(patches.size**2 * (2 if dct else 1), self.generator)
+        model = Model(settings.prior(self.image.device), decoder, noise)
+        return model, settings.states(len(patches), self.generator)
+
+    def _white(self, settings: Settings) -> Gaussian:
+        """Return white noise: as it is known, or where its learning starts."""
+        if self.known:
+            return Gaussian(self._scalar(self.noise**2), fixed=True)
+        start = settings.sigma2 or float(np.nanvar(self.picture)) / self.units.spread**2
+        return Gaussian(self._scalar(start))
 
     def _diagonal(self, patches: Patches) -> DiagonalGaussian:
         """Return noise whose signal variances start as those of all patches."""
@@ -318,7 +315,10 @@ class _Job:
         noise = self._scalar(self.noise**2)
         return DiagonalGaussian(noise, basis, (energy - noise).clamp(min=0.02 * self.noise**2))
 
-    def _chunks(self, settings: Settings) -> NearChunks:
+    def _chunks(self, settings: Settings) -> Chunks:
+        """Draw groups of near patches where these share states, else random ones."""
+        if pool_for(settings.search) is OwnPool:
+            return ShuffledChunks(len(Patches(self.image, settings.patch_size)), settings.group)
         features = principal_features(Patches(self.filled, settings.patch_size), _FEATURES)
         return NearChunks(features, settings.group, _CHUNK // settings.group)
 
@@ -376,6 +376,13 @@ class _Units(NamedTuple):
     offset: float
     spread: float
 
+    @classmethod
+    def of(cls, picture: Array, scale: float | None = None) -> "_Units":
+        """Return units in which a picture has mean 0 and variance 1, or is divided by `scale`."""
+        if scale is not None:
+            return cls(0.0, scale)
+        return cls(float(np.nanmean(picture)), float(np.nanstd(picture)))
+
     def standardise(self, picture: Array, device: torch.device) -> torch.Tensor:
         standard = (picture - self.offset) / self.spread
         return torch.as_tensor(standard, dtype=torch.float32, device=device)
@@ -430,7 +437,7 @@ def _noise_level(picture: Array, sigma: float | None) -> float:
         if not 0 < sigma < np.inf:
             raise InputError(f"sigma must be above 0, in units of the picture, not {sigma:g}")
         return float(sigma)
-    units = _Units(float(np.nanmean(picture)), float(np.nanstd(picture)))
+    units = _Units.of(picture)
     standard = units.standardise(_filled(picture), torch.device("cpu"))
     # Small pictures have too few patches for the covariance of large ones.
     size = min(_NOISE_PATCH, max(2, round(picture.size**0.5) // 12), *picture.shape)

@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from truvae.errors import InputError
+from truvae.presets import Preset
+from truvae.proposals import SELECTIONS
+from truvae.recipes import Recipe
 
 SMALLEST_PATCH = 7
 # Noise over the standard deviation of the noisy picture, below and above which other settings hold.
@@ -20,34 +23,18 @@ COVARIANCES = ("auto", "isotropic", "dct")
 _UNEXPLAINED = 0.015
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Recipe):
     """Everything one model of a restoration can be told; one rule sets it for every picture."""
 
-    covariance: str
+    covariance: str = "isotropic"
     """"isotropic", the white noise of the paper, or "dct", a variance for each state and each
     coefficient of the cosine transform."""
     patch_size: int
     """P: patches are P x P pixels."""
-    n_latents: int
-    """H, binary latents."""
-    hidden: tuple[int, ...]
-    """Units of each hidden layer of the decoder."""
-    n_states: int
-    """S, variational states of each patch."""
-    epochs: int
-    """Passes through all patches."""
-    group: int
-    """Near patches that share their states."""
-    minibatch: int = 64
-    """Patches for each step of the optimiser."""
-    peak_rate: float = 0.005
-    """Highest learning rate of the one-cycle schedule."""
-    active: float = 5.0
-    """Active latents of each state at the start."""
     doubt: float = 0.1
     """Error of a patch estimate that its posterior does not know of, in units of the variance of
-    the picture."""
+    the picture; infinite to average patches with equal weights."""
 
     def override(self, given: Mapping[str, Any]) -> "Settings":
         """Replace the settings that are given (not None).
@@ -83,8 +70,10 @@ class Plan:
     what it learns tells whether the second one, "dct", or again the first serves the picture."""
     runs: int
     """How many models are fitted in all."""
-    refine_size: int | None
+    refine_size: int | None = None
     """Side of the patches of the second look in pixels; None for no second look."""
+    scale: float | None = None
+    """What values are divided by; None to standardise the picture."""
 
     def override(self, given: Mapping[str, Any]) -> "Plan":
         """Replace settings of all models; given epochs are those of one model of each kind."""
@@ -140,6 +129,34 @@ def choose(
     if not complete:
         return Plan((isotropic,), runs, size)
     return Plan((dct,) if covariance == "dct" or runs == 1 else (isotropic, dct), runs, size)
+
+
+def plan_of(preset: Preset, selection: str | None = None) -> Plan:
+    """Return the plan that does what the paper did: one model, nothing else.
+
+    Parameters
+    ----------
+    preset
+        A row of Table 1 for denoising.
+    selection
+        Another law for the parents: a key of `proposals.SELECTIONS`.
+
+    Raises
+    ------
+    InputError
+        If the preset is not for denoising pictures, or there is no such law.
+    """
+    if preset.patch_size is None or not preset.source.startswith(("Fig. 3", "Fig. 4")):
+        raise InputError(
+            f"this preset is not for denoising pictures (it is the paper's {preset.source}): "
+            "take one of paper:denoise-..."
+        )
+    recipe = preset.recipe
+    if selection is not None:
+        _check_choice("selection", selection, tuple(SELECTIONS))
+        recipe = recipe.select(SELECTIONS[selection])
+    settings = Settings(**vars(recipe), patch_size=preset.patch_size, doubt=math.inf)
+    return Plan((settings,), 1, scale=preset.scale)
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
@@ -218,5 +235,6 @@ __all__ = [
     "Plan",
     "Settings",
     "choose",
+    "plan_of",
     "trust_in_dct",
 ]

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from truvae import bits
 from truvae.chunks import Chunk, Chunks
+from truvae.decoders import MLP
 from truvae.model import Model
 from truvae.population import Pool, Population
-from truvae.proposals import Proposal
+from truvae.proposals import Proposal, pool_for
 
 # Rows of the decoder's input in the M-step come in multiples of this (see `model._ROWS`).
 _ROWS = 128
@@ -67,8 +68,9 @@ class Posterior:
 class Statistics:
     """Sums over data points from which Eq. 10 sets the noise and the prior."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, closed_form: bool = False) -> None:
         pi = model.prior.pi
+        self.moments = LeastSquares(_linear(model)) if closed_form else None
         self.activity = torch.zeros_like(pi, dtype=torch.float64)
         self.log_likelihood = pi.new_zeros((), dtype=torch.float64)
         self.entries = pi.new_zeros((), dtype=torch.float64)
@@ -80,15 +82,57 @@ class Statistics:
         `log_likelihood` is sum_n E_q[log p(x_n | z)] of these data, a scalar.
         """
         self.activity += q.sum(0) @ z
+        if self.moments is not None:
+            self.moments.add(x, z, q)
         self.log_likelihood += log_likelihood
         self.entries += x.isfinite().sum()
         self.n_data += len(x)
 
     def update(self, model: Model, prior: bool = True) -> None:
-        """Set the noise, and the prior if asked to, by Eq. 10."""
+        """Set the noise, and the prior if asked to, by Eq. 10.
+
+        With moments, the decoder first.
+        """
+        if self.moments is not None:
+            error, sigma2 = self.moments.solve(), model.noise.sigma2
+            norm = self.entries * torch.log(2 * math.pi * sigma2)
+            self.log_likelihood = (error / sigma2 + norm) / -2
         model.noise.update(self.log_likelihood, self.entries)
         if prior:
             model.prior.update(self.activity, self.n_data)
+
+
+class LeastSquares:
+    """Second moments of states and complete data, which a linear decoder follows from.
+
+    The maximum of Eq. 9 in closed form: (W, b) = <x z^T> <z z^T>^-1 with a one appended to z
+    (binary sparse coding, doi:10.1038/s41598-021-82873-w and App. B.3).
+    """
+
+    def __init__(self, decoder: MLP) -> None:
+        weight = decoder.first.weight
+        self.decoder = decoder
+        self.states = weight.new_zeros(weight.shape[1] + 1, weight.shape[1] + 1).double()
+        self.data = weight.new_zeros(weight.shape[1] + 1, weight.shape[0]).double()
+        self.norm = weight.new_zeros((), dtype=torch.float64)
+
+    def add(self, x: Tensor, z: Tensor, q: Tensor) -> None:
+        """Add complete data (B, D) with responsibilities q (B, U) for states z (U, H)."""
+        z = torch.nn.functional.pad(z, (0, 1), value=1.0)
+        self.states += z.T @ (q.sum(0)[:, None] * z)
+        self.data += z.T @ (q.T @ x)
+        self.norm += x.square().sum()
+
+    @torch.no_grad()
+    def solve(self) -> Tensor:
+        """Set the decoder; return the squared error that it leaves, summed over all data."""
+        # Latents that were never active keep weights of zero.
+        ridge = 1e-9 * self.states.diagonal().max() * torch.eye(len(self.states)).to(self.states)
+        solution = torch.linalg.solve(self.states + ridge, self.data)
+        self.decoder.first.weight.copy_(solution[:-1].T)
+        self.decoder.first.bias.copy_(solution[-1])
+        explained: Tensor = (solution * (2 * self.data - self.states @ solution)).sum()
+        return self.norm - explained
 
 
 @dataclass
@@ -116,6 +160,32 @@ class OneCycle:
             return self.peak * (0.04 + 0.96 * _half_cosine(progress / self.warm_up))
         down = (progress - self.warm_up) / (1 - self.warm_up)
         return self.peak * max(_half_cosine(1 - down), 1e-4)
+
+
+@dataclass
+class Cyclic:
+    """Learning rate up and down between two limits in straight lines (arXiv:1506.01186).
+
+    Parameters
+    ----------
+    least, most
+        The limits.
+    cycles
+        Ups and downs in the whole training; the last one may be cut off.
+    """
+
+    least: float
+    most: float
+    cycles: float
+
+    def __call__(self, progress: float) -> float:
+        """Return the learning rate at `progress` in [0, 1].
+
+        >>> [Cyclic(0.0, 1.0, 2.0)(p) for p in (0.0, 0.125, 0.25, 0.5, 0.75)]
+        [0.0, 0.5, 1.0, 0.0, 1.0]
+        """
+        phase = progress * self.cycles % 1
+        return self.least + (self.most - self.least) * (1 - abs(1 - 2 * phase))
 
 
 class Adam:
@@ -222,6 +292,7 @@ def fit(
     minibatch: int = 64,
     threshold: float = 0.01,
     learn_prior_from: float = 0.4,
+    closed_form: bool = False,
     clock: Clock | None = None,
 ) -> Iterator[Epoch]:
     """Train `model` and `population` on `data` in place (Algorithm 1); yield a record per epoch.
@@ -248,6 +319,9 @@ def fit(
         Least responsibility of a state to take part in the M-step.
     learn_prior_from
         Progress from which the prior is learned; before, it is held.
+    closed_form
+        Whether to set the decoder, which must be linear, by `LeastSquares` after each epoch instead
+        of going along its gradient.
     clock
         Ends the training early when its time is up.
 
@@ -264,23 +338,26 @@ def fit(
     0
     1
     """
-    optimizer = Adam(model.decoder.parameters())
+    if closed_form:
+        _check_complete(data)
+    optimizer = None if closed_form else Adam(model.decoder.parameters())
     clock, rate = clock or Clock(), rate or OneCycle()
     pace = _Pace(len(data))
     for index in range(epochs):
         start, done, bound, substitutions = time.perf_counter(), 0, 0.0, 0
-        statistics = Statistics(model)
+        statistics = Statistics(model, closed_form)
         for chunk in chunks(generator):
             progress = clock.progress((index + done / len(data)) / epochs, pace.one_pass)
             if progress >= 1:
                 break
             with pace.measure(chunk):
                 for rows in chunk:
-                    pool, columns = e_step(model, population, data, rows, search, generator)
+                    _, new = e_step(model, population, data, rows, search, generator)
                     bound += float(population.bound(rows).sum())
-                    substitutions += pool.substitutions(columns)
+                    substitutions += int(new.sum())
             rows = torch.cat(chunk)
-            optimizer.rate = rate(progress)
+            if optimizer is not None:
+                optimizer.rate = rate(progress)
             m_step(
                 model,
                 optimizer,
@@ -321,19 +398,19 @@ def e_step(
 
     Returns
     -------
-    The pool of all states that were tried, and the columns (B, S) of those that were kept.
+    The pool of all states that were tried, and a mask (B, S) of the states that are new.
     """
-    pool = Pool(model, data[rows], population.words[rows], generator)
+    pool = pool_for(search)(model, data[rows], population.words[rows], generator)
     for propose in search:
         propose(pool)
-    log_joint, columns = pool.best(population.words.shape[1])
-    population.keep(rows, pool.words[columns], log_joint)
-    return pool, columns
+    log_joint, words, new = pool.best(population.words.shape[1])
+    population.keep(rows, words, log_joint)
+    return pool, new
 
 
 def m_step(
     model: Model,
-    optimizer: Adam,
+    optimizer: Adam | None,
     population: Population,
     data: Data,
     rows: Tensor,
@@ -345,6 +422,8 @@ def m_step(
 ) -> None:
     """Go once through the data points `rows`, an optimiser step per minibatch (Eq. 9).
 
+    Without an optimiser, only gather the statistics.
+
     Only states with a responsibility above `threshold` take part; their responsibilities are
     computed anew from the current parameters, and held constant in the gradient.
     """
@@ -355,14 +434,16 @@ def m_step(
     for x, words, mask in zip(*parts, massive, strict=True):
         point, state = mask.nonzero(as_tuple=True)
         z, column = _distinct_states(words[point, state], model)
-        log_likelihood = model.noise.log_likelihood(x, model.decode_dense(z))
+        with torch.set_grad_enabled(optimizer is not None):
+            log_likelihood = model.noise.log_likelihood(x, model.decode_dense(z))
         with torch.no_grad():
             log_joint = log_likelihood + model.prior.log_prob(z)
             q = torch.softmax(_only(log_joint, point, column), 1)
         expected = (q * log_likelihood).sum()
-        optimizer.zero_grad()
-        (-expected / x.numel()).backward()
-        optimizer.step()
+        if optimizer is not None:
+            optimizer.zero_grad()
+            (-expected / x.numel()).backward()
+            optimizer.step()
         statistics.add(x, z, q, expected.detach())
 
 
@@ -382,8 +463,20 @@ def posterior(
     for chunk in chunks(generator):
         for rows in chunk:
             pool, _ = e_step(model, population, data, rows, search, generator)
-            q = torch.softmax(pool.scores(), 1)
-            yield Posterior(rows, *model.noise.signal(data[rows], q, pool.outputs))
+            yield Posterior(rows, *pool.signal())
+
+
+def _linear(model: Model) -> MLP:
+    """Return the decoder if it is linear, else raise a ValueError."""
+    if not isinstance(model.decoder, MLP) or len(model.decoder.rest):
+        raise ValueError("only a linear decoder has a closed form: see decoders.linear")
+    return model.decoder
+
+
+def _check_complete(data: Data) -> None:
+    for rows in torch.arange(len(data)).split(1 << 14):
+        if not data[rows].isfinite().all():
+            raise ValueError("the closed form needs complete data: use the gradient for NaN")
 
 
 def _distinct_states(words: Tensor, model: Model) -> tuple[Tensor, Tensor]:
@@ -433,8 +526,10 @@ def _half_cosine(share: float) -> float:
 __all__ = [
     "Adam",
     "Clock",
+    "Cyclic",
     "Data",
     "Epoch",
+    "LeastSquares",
     "OneCycle",
     "Posterior",
     "Statistics",

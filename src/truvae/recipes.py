@@ -1,0 +1,125 @@
+"""Recipes: everything that the training of one model can be told (the columns of Table 1)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from truvae.chunks import Chunks
+from truvae.decoders import MLP, relu
+from truvae.model import Bernoulli, Model
+from truvae.population import Population
+from truvae.proposals import Evolution, GradientFlips, Neighbours, Proposal, Selection
+from truvae.training import Clock, Cyclic, Data, Epoch, OneCycle, fit
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is built and trained.
+
+    Examples
+    --------
+    >>> g = torch.Generator().manual_seed(0)
+    >>> recipe = Recipe(n_latents=6, hidden=(8,), n_states=8, epochs=2)
+    >>> recipe.decoder(4, g)(torch.eye(6)).shape
+    torch.Size([6, 4])
+    """
+
+    n_latents: int
+    """H, binary latents."""
+    hidden: tuple[int, ...]
+    """Units of each hidden layer of the decoder."""
+    n_states: int
+    """S, variational states of each data point."""
+    epochs: int
+    """Passes through all data points."""
+    search: tuple[Proposal, ...] = (GradientFlips(), Neighbours())
+    """Where candidate states come from."""
+    group: int = 256
+    """Data points that go through an E-step together."""
+    minibatch: int = 64
+    """Data points for each step of the optimiser."""
+    peak_rate: float = 0.005
+    """Highest learning rate."""
+    least_rate: float = 0.0
+    """Lowest learning rate of a cyclic schedule."""
+    cycle: int | None = None
+    """Epochs of one cycle of the learning rate; None for one cycle in the whole training."""
+    active: float = 5.0
+    """Active latents of each state at the start, and the sum of pi."""
+    learn_prior_from: float = 0.4
+    """Progress from which the prior is learned."""
+    sigma2: float | None = None
+    """Variance of the noise at the start; None for that of the data."""
+    closed_form: bool = False
+    """Whether a linear decoder is set in closed form, not by gradient."""
+    threshold: float = 0.01
+    """Least responsibility of a state to take part in the M-step."""
+    activation: Callable[[], nn.Module] = relu
+    """Makes the non-linearities of the hidden layers."""
+    output: Callable[[], nn.Module] | None = None
+    """Makes the non-linearity of the outputs, if there is one."""
+
+    @property
+    def activity(self) -> float:
+        """Probability that a latent is active at the start."""
+        return min(self.active / self.n_latents, 0.5)
+
+    def decoder(self, n_outputs: int, generator: torch.Generator) -> MLP:
+        """Return the untrained decoder."""
+        with generator.device:
+            return MLP(
+                self.n_latents, self.hidden, n_outputs, self.activation, self.output, generator
+            )
+
+    def prior(self, device: torch.device) -> Bernoulli:
+        """Return the prior at the start: the same pi for all latents."""
+        return Bernoulli(torch.full((self.n_latents,), self.activity, device=device))
+
+    def states(self, n_data: int, generator: torch.Generator) -> Population:
+        """Draw the first states: Bernoulli with the probabilities of the prior."""
+        return Population.random(n_data, self.n_states, self.n_latents, self.activity, generator)
+
+    def rate(self) -> Callable[[float], float]:
+        """Return the learning rate as a function of the progress in [0, 1]."""
+        if self.cycle is None:
+            return OneCycle(self.peak_rate)
+        return Cyclic(self.least_rate, self.peak_rate, self.epochs / self.cycle)
+
+    def train(
+        self,
+        model: Model,
+        population: Population,
+        data: Data,
+        chunks: Chunks,
+        generator: torch.Generator,
+        clock: Clock | None = None,
+    ) -> Iterator[Epoch]:
+        """Train `model` and `population` in place; yield a record per epoch (`training.fit`)."""
+        return fit(
+            model,
+            population,
+            data,
+            epochs=self.epochs,
+            chunks=chunks,
+            search=self.search,
+            generator=generator,
+            rate=self.rate(),
+            minibatch=self.minibatch,
+            threshold=self.threshold,
+            learn_prior_from=self.learn_prior_from,
+            closed_form=self.closed_form,
+            clock=clock,
+        )
+
+    def select(self, selection: Selection) -> "Recipe":
+        """Return the same with parents of its evolutionary search drawn by another law."""
+        search = (
+            replace(propose, selection=selection) if isinstance(propose, Evolution) else propose
+            for propose in self.search
+        )
+        return replace(self, search=tuple(search))
+
+
+__all__ = ["Recipe"]
