@@ -2,11 +2,34 @@
 
 import argparse
 
-from benchmarks import denoise, engine, paper_house
+from benchmarks import (
+    barbara,
+    bars,
+    cifar,
+    correlated_bars,
+    denoise,
+    engine,
+    operators,
+    paper_house,
+    patches,
+    scaling,
+)
 
+MODULES = (
+    denoise,
+    engine,
+    bars,
+    correlated_bars,
+    operators,
+    patches,
+    scaling,
+    paper_house,
+    barbara,
+    cifar,
+)
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 commands = parser.add_subparsers(required=True)
-for module in (denoise, engine, paper_house):
+for module in MODULES:
     name = module.__name__.rsplit(".", 1)[1].replace("_", "-")
     module.add_arguments(commands.add_parser(name, description=module.__doc__, help=module.__doc__))
 arguments = parser.parse_args()

@@ -271,3 +271,15 @@ def test_importing_the_package_imports_no_torch():
     assert done.stdout.strip() == "set()"
     assert truvae("--version").stdout.startswith("truvae, version ")
     assert "denoise" in truvae("--help").stdout
+
+
+def test_a_preset_by_name(folder, tmp_path):
+    preset = ["--preset", "paper:denoise-house-25", "--selection", "released", "--epochs", "1"]
+    done = truvae("denoise", folder / "noisy.png", "-o", tmp_path / "out.png", "--json", *preset)
+    assert done.returncode == 0, done.stderr
+    record = strict(done.stdout)
+    assert record["preset"] == "paper:denoise-house-25"
+    assert (record["n_latents"], record["n_states"], record["patch_size"]) == (64, 200, 8)
+    done = truvae("denoise", folder / "noisy.png", "-o", tmp_path / "out.png", "--preset", "house")
+    assert done.returncode == 2
+    assert "no preset 'house'" in done.stderr and len(done.stderr.splitlines()) == 1

@@ -313,7 +313,12 @@ def _progress_bar(
 
     shape = "{percentage:3.0f}% |{bar}| {elapsed}, {remaining} to go  {desc}"
     with tqdm(
-        total=1.0, file=sys.stderr, disable=options["quiet"], leave=False, bar_format=shape
+        total=1.0,
+        file=sys.stderr,
+        disable=options["quiet"],
+        leave=False,
+        bar_format=shape,
+        delay=1,  # bad input is told in one line, without a bar before it
     ) as bar:
 
         def on_progress(progress: float) -> None:

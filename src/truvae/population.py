@@ -12,6 +12,10 @@ from torch import Tensor
 from truvae import bits
 from truvae.model import Model
 
+# Numbers that the decoder puts out at a time, so that they stay in the cache.
+_BLOCK = 1 << 20
+# Parameters of a decoder from which on it pays to look for repeated states before decoding.
+_COSTLY = 1 << 16
 # Data points with states of their own for which the signal is found at a time.
 _TOGETHER = 8
 
@@ -144,11 +148,14 @@ class Pool(ABC):
 class OwnPool(Pool):
     """Every data point looks among states of its own (Algorithm 1 of the paper).
 
-    All states are scored, also repeated ones; these are left out once, when the best are chosen.
+    All states are scored, also repeated ones, which are left out once, when the best are chosen;
+    only a large decoder gets each state once.
     """
 
     def __init__(self, model: Model, x: Tensor, words: Tensor, generator: torch.Generator) -> None:
         super().__init__(model, x, words, generator)
+        size = sum(p.numel() for p in model.decoder.parameters())
+        self._costly = size > _COSTLY
         self._words, self._scores = [words], [self._score(words)]
         self.log_joint = self._scores[0]
 
@@ -182,8 +189,26 @@ class OwnPool(Pool):
         return self.model.noise.signal(x, chances, self._decode(distinct.words)[0])
 
     def _score(self, words: Tensor) -> Tensor:
+        """Return the log-joints (B, C) of states (B, C, W), in blocks that stay in the cache."""
+        n_terms = self._data_terms.shape[1]
+        if self._costly:
+            distinct = bits.unique(words.flatten(0, 1))
+            blocks = distinct.words.split(max(256, _BLOCK // n_terms))
+            scores = torch.cat([self._score_all(block) for block in blocks], 1)
+            return scores.gather(1, distinct.inverse.view(words.shape[:2]))
+        n_points = max(1, _BLOCK // (words.shape[1] * n_terms))
+        parts = zip(words.split(n_points), self._data_terms.split(n_points), strict=True)
+        return torch.cat([self._score_own(*part) for part in parts])
+
+    def _score_all(self, words: Tensor) -> Tensor:
+        """Return the log-joints (B, U) of states (U, W) for all data points."""
+        _, terms, log_prior = self._decode(words)
+        return torch.addmm(log_prior[None], self._data_terms, terms.T)
+
+    def _score_own(self, words: Tensor, data_terms: Tensor) -> Tensor:
+        """Return the log-joints (b, C) of states (b, C, W) for a few data points."""
         _, terms, log_prior = self._decode(words.flatten(0, 1))
-        pairs = terms.view(*words.shape[:2], -1) @ self._data_terms[:, :, None]
+        pairs = terms.view(*words.shape[:2], -1) @ data_terms[:, :, None]
         return pairs[..., 0] + log_prior.view(words.shape[:2])
 
     def _distinct(self) -> tuple[Tensor, Tensor]:
