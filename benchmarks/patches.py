@@ -82,7 +82,7 @@ def recipes(epochs: int, deep: bool) -> Recipe:
     if deep:
         return paper
     # The closed form takes no steps, so that large groups cost nothing.
-    return replace(paper, hidden=(), closed_form=True, minibatch=256, group=256, sigma2=None)
+    return replace(paper, hidden=(), closed_form=True, minibatch=256, group=256)
 
 
 def train(stage: str, seed: int, n_data: int, epochs: int, more: int, *, x: torch.Tensor) -> Record:

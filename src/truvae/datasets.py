@@ -69,7 +69,7 @@ def whitened_patches(
     size: int,
     *,
     clamp: float = 0.02,
-    keep: float = 0.99,
+    keep: float = 0.95,
     random_state: int = 0,
 ) -> Array:
     """Cut random patches out of natural pictures and whiten them.
@@ -109,7 +109,7 @@ def whitened_patches(
     return zca(np.concatenate(parts), keep)
 
 
-def zca(x: Array, keep: float = 0.99) -> Array:
+def zca(x: Array, keep: float = 0.95) -> Array:
     """Whiten data (N, D) in the leading principal components with a share `keep` of the variance.
 
     The components are turned back, so that data stay as near to what they were as white data can

@@ -15,8 +15,9 @@ from truvae.proposals import Evolution, Exhaustive, Proposal, Random, fitness
 from truvae.recipes import Recipe
 
 # Batches of 32 that go through an E-step together, with the parameters of before the first of them:
-# that takes a third less time than four E-steps. The M-step computes responsibilities anew.
-_BATCHES = 4
+# that takes a third less time than an E-step for each, and F after three epochs of House at sigma 25
+# is the same (-321.91 for one batch, -321.88 for 16). The M-step computes responsibilities anew.
+_BATCHES = 16
 
 
 @dataclass(frozen=True)

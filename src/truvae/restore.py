@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from truvae.checks import check_patch_size, checked, device_called
 from truvae.chunks import Chunks, NearChunks, ShuffledChunks
 from truvae.errors import InputError
 from truvae.io import to_dtype
@@ -166,8 +167,8 @@ def denoise(
     ((24, 24), True)
     """
     clock = Clock(time_budget, on_progress, should_stop)
-    picture = _checked(image)
-    _check_patch_size(patch_size or SMALLEST_PATCH, picture.shape)
+    picture = checked(image)
+    check_patch_size(patch_size or SMALLEST_PATCH, picture.shape)
     noise = _noise_level(picture, sigma)
     complete = not np.isnan(picture).any()
     if preset is not None:
@@ -186,7 +187,7 @@ def denoise(
             "epochs": epochs,
         }
     )
-    job = _Job(picture, plan, noise, sigma is not None, _device(device), random_state)
+    job = _Job(picture, plan, noise, sigma is not None, device_called(device), random_state)
     result = job.run(clock, on_epoch)
     restored = to_dtype(result.restored, np.asarray(image).dtype)
     return replace(result, restored=restored) if return_result else restored
@@ -395,42 +396,6 @@ class _Units(NamedTuple):
         return replace(epoch, elbo=self.bound(epoch.elbo, entries), sigma=epoch.sigma * self.spread)
 
 
-def _checked(image: npt.ArrayLike) -> Array:
-    """Return the picture as float64, or say what is wrong with it."""
-    array = np.asarray(image)
-    if array.dtype == object or not np.issubdtype(array.dtype, np.number):
-        raise InputError(f"a picture holds integers or floats, not {array.dtype} values")
-    if np.iscomplexobj(array):
-        raise InputError("a picture holds integers or floats, not complex values")
-    if array.ndim != 2:
-        raise InputError(
-            f"a grey picture has two axes (rows, columns), this array has shape {array.shape}"
-        )
-    picture = array.astype(np.float64)
-    _check_values(picture)
-    return picture
-
-
-def _check_values(picture: Array) -> None:
-    if np.isinf(picture).any():
-        raise InputError("the picture has infinite values; mark missing pixels as NaN")
-    if picture.size == 0 or np.isnan(picture).all():
-        raise InputError("the picture has no known pixel: all values are NaN or there are none")
-    if np.nanmax(picture) == np.nanmin(picture):
-        raise InputError(
-            f"the picture is constant (all known pixels are {np.nanmin(picture):g}): "
-            "there is nothing to learn from"
-        )
-
-
-def _check_patch_size(size: int, shape: tuple[int, ...]) -> None:
-    if size > min(shape):
-        raise InputError(
-            f"a picture of {shape[0]} x {shape[1]} pixels is smaller than a patch of "
-            f"{size} x {size}: give a larger picture or a smaller patch size"
-        )
-
-
 def _noise_level(picture: Array, sigma: float | None) -> float:
     """Return `sigma` if it is given and valid, else an estimate from the noisy picture."""
     if sigma is not None:
@@ -454,17 +419,6 @@ def _filled(picture: Array) -> Array:
     nearest = distance_transform_edt(missing, return_distances=False, return_indices=True)
     filled: Array = picture[tuple(nearest)]
     return filled
-
-
-def _device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" takes a GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"no device {name!r}: choose auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("no CUDA device was found: use the device cpu or auto")
-    return torch.device(name)
 
 
 __all__ = ["Result", "denoise"]
