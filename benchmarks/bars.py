@@ -28,7 +28,7 @@ OUR_SETTINGS = {
     "peak_rate": 0.03,
     "learn_prior_from": 0.4,
     "minibatch": 16,
-    "group": 128,
+    "group": 16,
     "threshold": 0.0,
 }
 
@@ -50,19 +50,24 @@ def run(options: argparse.Namespace) -> None:
     rows = []
     for search in SEARCHES:
         runs = [record for record in records if record["search"] == search]
-        best = max(runs, key=lambda record: record["elbo"][-1])
+        best = max(runs, key=lambda record: record["elbo"][-1] - record["truth"])
         rows.append(row(search, runs, best))
         name = search.split(",")[0]
-        over_epochs = np.array([frame for _, frame in best["fields"]]).reshape(-1, 4, 4)
+        frames = [frame for _, frame in best["fields"]] + [singletons(datasets.bars(8)).tolist()]
+        over_epochs = np.array(frames).reshape(-1, 4, 4)
         tiles(OUT / f"bars-{name}.png", over_epochs, 8)
         lines = {f"seed {r['seed']}": (list(range(1, len(r["elbo"]) + 1)), r["elbo"]) for r in runs}
         curves(OUT / f"bars-{name}-elbo.png", lines, "epoch", "ELBO, nats", best["truth"])
     header = ["search", "runs", "all bars found", "mean ELBO - log-likelihood", "best run: ELBO",
-              "exact log-likelihood", "difference", "bars", "sigma", "sum of pi"]  # fmt: skip
+              "exact log-likelihood", "difference", "on new data", "bars", "sigma",
+              "sum of pi"]  # fmt: skip
     text = (
         "Paper: the best of ten runs finds all 8 bars, its ELBO equals the true log-likelihood. "
-        f"Bars 8-8-16, N = {N_DATA}, S = 64, {options.epochs} epochs, seeds {options.seeds}; each "
-        "seed draws data of its own. The true sigma is 0.1, the sum of pi 2. "
+        "The model has 225 parameters, and is expected to exceed the truth by 225 / 2N = 0.22 on "
+        "the data that it was fitted to; on new data it stays below it (log-likelihood by "
+        f"enumeration, difference to the truth). Bars 8-8-16, N = {N_DATA}, S = 64, "
+        f"{options.epochs} epochs, seeds {options.seeds}; each draws data of its own. "
+        "The true sigma is 0.1, the sum of pi 2. "
         f"{records[-1]['machine']}."
     )
     publish("bars", f"{text}\n\n{table(header, rows)}")
@@ -79,6 +84,7 @@ def row(search: str, runs: list[Record], best: Record) -> list[str]:
         f"{best['elbo'][-1]:.3f}",
         f"{best['truth']:.3f}",
         f"{best['elbo'][-1] - best['truth']:+.3f}",
+        f"{best['fresh']:+.3f}",
         f"{best['found']} of 8",
         f"{best['sigma']:.3f}",
         f"{best['active']:.2f}",
@@ -97,9 +103,10 @@ def fit(recipe: Recipe, truth: Model, seed: int, frames: tuple[int, ...] = ()) -
     """Train on data drawn from `truth`; record the ELBO of each epoch and singleton means."""
     g = torch.Generator().manual_seed(seed)
     _, x = truth.sample(N_DATA, g)
+    _, fresh = truth.sample(20_000, torch.Generator().manual_seed(1000 + seed))
     model = untrained(recipe, x, g)
     population = recipe.states(len(x), g)
-    chunks = ShuffledChunks(len(x), recipe.minibatch)
+    chunks = ShuffledChunks(len(x), recipe.group)
     elbo, fields = [], []
     for epoch in recipe.train(model, population, x, chunks, g):
         elbo.append(epoch.elbo)
@@ -108,6 +115,7 @@ def fit(recipe: Recipe, truth: Model, seed: int, frames: tuple[int, ...] = ()) -
     return {
         "elbo": elbo,
         "truth": float(truth.log_likelihood(x).mean()),
+        "fresh": float((model.log_likelihood(fresh) - truth.log_likelihood(fresh)).mean()),
         "found": n_found(model, singletons(truth)),
         "fields": fields,
         "sigma": epoch.sigma,

@@ -97,7 +97,7 @@ def train(settings: str, seed: int, epochs: int) -> Record:
     recipe = replace(preset("paper:bars-correlated").recipe, epochs=epochs, **SETTINGS[settings])
     model = untrained(recipe, x, g)
     population = recipe.states(len(x), g)
-    chunks = ShuffledChunks(len(x), recipe.minibatch)
+    chunks = ShuffledChunks(len(x), recipe.group)
     elbo = [epoch.elbo for epoch in recipe.train(model, population, x, chunks, g)]
     fields = singletons(datasets.bars(8))
     clean = torch.stack([fields[list(active)].sum(0) for active in DISCOURAGED + ALLOWED])

@@ -13,7 +13,7 @@ from benchmarks.series import add_arguments as add_series
 from truvae import Evolution, GradientFlips, Neighbours, Random, datasets, preset
 from truvae.proposals import Proposal
 
-# 20 new states for each data point and epoch, whatever the operators.
+# 20 new states for each data point and epoch; with neighbours, also those of the batch.
 OPERATORS: dict[str, tuple[Proposal, ...]] = {
     "random": (Random(20),),
     **{

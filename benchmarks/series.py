@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ def seeds(options: argparse.Namespace) -> list[int]:
     return [int(seed) for seed in options.seeds.split(",")]
 
 
+def read(path: Path) -> list[Record]:
+    """Return the stored records; a line that was cut off does not count."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
+
+
 def series(
     name: str, keys: Iterable[Record], run: Callable[..., Record], options: argparse.Namespace
 ) -> list[Record]:
@@ -43,7 +53,7 @@ def series(
     torch.set_num_threads(options.threads)
     OUT.mkdir(exist_ok=True)
     path = OUT / f"{name}.jsonl"
-    stored = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    stored = read(path)
     records = []
     for key in keys:
         done = [r for r in stored if all(r.get(part) == key[part] for part in key)]

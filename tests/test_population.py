@@ -130,6 +130,19 @@ def test_random_states_are_distinct(seed, n_latents, n_states):
     assert words.max() < 2**n_latents and words.min() >= 0
 
 
+def test_states_without_repetition_are_drawn_by_their_probability():
+    """H = 2, one state: Bernoulli; a probability out of range is an error."""
+    words = Population.random(40_000, 2, 2, 0.2, torch.Generator().manual_seed(0)).words[..., 0]
+    p = torch.tensor([0.64, 0.16, 0.16, 0.04])
+    # Of two draws one after the other, state i is among them with this probability.
+    among = torch.stack([p[i] + sum(p[j] * p[i] / (1 - p[j]) for j in range(4) if j != i)
+                         for i in range(4)])  # fmt: skip
+    found = torch.bincount(words.flatten(), minlength=4) / 40_000
+    torch.testing.assert_close(found, among, rtol=0, atol=0.012)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Population.random(3, 2, 4, 1.0, torch.Generator())
+
+
 @pytest.mark.parametrize("kind", POOLS)
 def test_without_offers_nothing_changes_but_what_is_shared(kind):
     model = make_model()

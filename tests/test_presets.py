@@ -74,7 +74,11 @@ def test_other_searches_of_table_1():
 def test_every_preset_says_where_it_is_from():
     for name, row in PRESETS.items():
         assert name.startswith("paper:") and row.source.startswith("Fig. ")
-        assert row.differs or "correlated" in name
+        (search,) = row.recipe.search
+        by_fitness = getattr(search, "selection", None) is fitness
+        assert ("fitness normalised over the batch" in row.differs) is by_fitness
+        assert row.recipe.epochs == (160 if "barbara" in name else 200 if "bars" in name else 500)
+        assert row.scale == (255 if "barbara" in name or "cifar" in name else 1)
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if ":denoise-" in name])
@@ -110,8 +114,14 @@ def test_selection_replaces_the_parents_of_a_preset():
         ({"preset": "paper:inpaint-house-50"}, "not for denoising pictures"),
         ({"preset": "paper:denoise-house-25", "selection": "good"}, "no selection 'good'"),
         ({"selection": "released"}, "goes with a preset"),
+        ({"preset": "paper:denoise-house-25", "n_latents": 8}, "9 children of a parent"),
     ],
 )
 def test_wrong_presets_are_errors(options, message):
     with pytest.raises(InputError, match=message):
         truvae.denoise(noisy_scene(size=24)[1], **options)
+
+
+def test_a_picture_smaller_than_the_patches_of_a_preset_is_an_error():
+    with pytest.raises(InputError, match="10 x 11 pixels is smaller than a patch of 12 x 12"):
+        truvae.denoise(np.arange(110.0).reshape(10, 11), preset="paper:denoise-house-50")

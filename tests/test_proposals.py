@@ -126,6 +126,38 @@ def test_sets_of_flips_are_uniform(generator):
     assert chisquare(pairs[1]).pvalue > 1e-4
 
 
+def test_flips_are_uniform_for_each_child(generator):
+    """Also for the last one, which `released` takes for parent nearly always."""
+    parents = torch.zeros(40_000, 1, 1, dtype=torch.int64)
+    children = bits.unpack(randflip(parents, 9, stand_in(20, generator)), 20)
+    for flips in children.sum(0):
+        assert chisquare(flips.double()).pvalue > 1e-4
+
+
+def test_released_takes_the_best_state_first(generator):
+    """In the first generation the last state is the best one."""
+    n = 3200
+    pool = stand_in(40, generator)
+    words = bits.pack(
+        torch.arange(40).div(8, rounding_mode="floor") == torch.arange(5)[:, None]
+    ).expand(n, 5, 1)
+    pool.current, pool.log_joint = words, LOG_JOINT.expand(n, 5)
+    offered = []
+    pool.offer = offered.append
+    Evolution(1, 1, selection=released)(pool)
+    parent = parents_of(offered[0].flatten(0, 1), words[0])
+    assert 0.94 < (parent == LOG_JOINT.argmax()).double().mean() < 0.99
+
+
+def test_crossover_cuts_are_uniform(generator):
+    z = torch.stack([torch.zeros(20), torch.ones(20)]).expand(20_000, 2, 20)
+    children = bits.unpack(crossover(bits.pack(z), 20, generator), 20)
+    cuts = torch.bincount(children[:, 1].sum(1).long(), minlength=20)[1:]
+    assert len(cuts) == 19 and chisquare(cuts).pvalue > 1e-4
+    with pytest.raises(ValueError, match="two latents"):
+        crossover(torch.zeros(1, 2, 1, dtype=torch.int64), 1, generator)
+
+
 def test_more_children_than_latents_is_an_error(generator):
     with pytest.raises(ValueError, match="children with different flips"):
         randflip(torch.zeros(1, 1, 1, dtype=torch.int64), 5, stand_in(4, generator))
@@ -320,6 +352,27 @@ def test_gradient_flips_prefer_gains(swaps):
         return pool._scores[1].mean()
 
     assert mean_gain(0.01) > mean_gain(1e6)
+
+
+def test_gradient_flips_follow_their_law():
+    """One child: drawn with probability proportional to exp(gain / temperature)."""
+    model = make_model(5, ())
+    x, n = make_data(model, 1).expand(20_000, -1), 20_000
+    words = torch.full((n, 1, 1), 3)
+    with torch.no_grad():
+        pool = OwnPool(model, x, words, torch.Generator().manual_seed(0))
+        gains = pool.flip_gains(words)[0, 0]
+        temperature = float(gains.std())
+        GradientFlips(1, 1, temperature=temperature)(pool)
+    flipped = bits.unpack(pool._words[1] ^ words, 5).sum((0, 1))
+    law = torch.softmax(gains / temperature, 0) * n
+    assert chisquare(flipped, law * flipped.sum() / law.sum()).pvalue > 1e-4
+
+
+def test_swaps_of_full_states_change_nothing_that_cannot_be():
+    *_, pool = pool_after(GradientFlips(2, 8, swaps=True), n_data=50, n_latents=8)
+    distance = bits.count(pool._words[1][:, :, None] ^ pool.current[:, None]).amin(2)
+    assert distance.max() <= 2
 
 
 def test_swaps_keep_the_number_of_active_bits_unless_there_is_none():

@@ -15,7 +15,7 @@ Array = npt.NDArray[np.float64]
 def bars(n_bars: int = 8, amplitude: float = 1.0, sigma2: float = 0.01) -> Model:
     """Return the model that bars come from: horizontal and vertical ones, added up (App. B.2).
 
-    Two bars are active in the mean (pi = 2 / H).
+    Two bars are active in the mean (pi = 2 / H, at most 1 / 2).
 
     Parameters
     ----------
@@ -74,13 +74,14 @@ def whitened_patches(
 ) -> Array:
     """Cut random patches out of natural pictures and whiten them.
 
-    As the paper's source describes (doi:10.1145/3205455.3205570): the highest amplitudes of each
-    picture are clamped, and the patches whitened by ZCA, the whitening that changes them least.
+    As the paper's source describes (Guiraud et al. 2018): the highest amplitudes of each picture
+    are clamped, and the patches whitened by ZCA, the whitening that changes them least. Before that
+    each picture is brought to mean 0 and variance 1, so that all count alike.
 
     Parameters
     ----------
     pictures
-        Grey pictures (rows, columns) of any size and units.
+        Grey pictures (rows, columns) of any size and units, none of them constant.
     n
         Number of patches, spread evenly over the pictures.
     size

@@ -52,10 +52,13 @@ class Population:
         Raises
         ------
         ValueError
-            If there are fewer than `n_states` binary vectors of `n_latents` bits.
+            If there are fewer than `n_states` binary vectors of `n_latents` bits, or the
+            probability is not between 0 and 1.
         """
         if n_latents < bits.WORD_BITS and n_states > 1 << n_latents:
             raise ValueError(f"{n_states} distinct states need more than {n_latents} latents")
+        if not 0 < probability < 1:
+            raise ValueError(f"the probability of a bit is between 0 and 1, not {probability}")
         if n_latents <= 16 and n_states > (1 << n_latents) // 4:
             words = _without_replacement(n_data, n_states, n_latents, probability, generator)
         else:
@@ -74,7 +77,8 @@ class Population:
     def keep(self, rows: Tensor, words: Tensor, log_joint: Tensor) -> None:
         """Make `words` (B, S, W) with their `log_joint` (B, S) the states of `rows`."""
         self.words[rows] = words
-        self.log_joint[rows] = log_joint.to(self.log_joint.dtype)
+        self.log_joint = self.log_joint.to(log_joint.dtype)
+        self.log_joint[rows] = log_joint
 
 
 class Pool(ABC):

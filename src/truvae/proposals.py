@@ -40,7 +40,10 @@ def fitness(log_joint: Tensor, share: float = 1e-3) -> Tensor:
 
 
 def uniform(log_joint: Tensor) -> Tensor:
-    """Select parents with equal probability (App. A.1)."""
+    """Select parents with equal probability (App. A.1).
+
+    With replacement, as by all laws here; the authors' released code draws these without.
+    """
     return torch.full_like(log_joint, 1 / log_joint.shape[1])
 
 
@@ -87,7 +90,7 @@ class Sparseflip:
 
     Zeros and ones are flipped with two probabilities, for each parent such that the expected number
     of flips is `rate` H, and that the expected number of active bits of the child is the sum of pi,
-    or as near as these flips can come to it (Guiraud et al. 2018, doi:10.1145/3205455.3205570).
+    or as near as these flips can come to it (Guiraud et al. 2018).
 
     Parameters
     ----------
@@ -126,7 +129,7 @@ def crossover(parents: Tensor, n_latents: int, generator: torch.Generator) -> Te
     parents
         (B, P, W), packed states.
     n_latents
-        H; cuts lie between two bits, uniformly.
+        H, at least 2; cuts lie between two bits, uniformly.
     generator
         Source of the cuts, one for each pair.
 
@@ -134,6 +137,8 @@ def crossover(parents: Tensor, n_latents: int, generator: torch.Generator) -> Te
     -------
     The children, (B, P (P - 1), W).
     """
+    if n_latents < 2:
+        raise ValueError("crossover needs two latents: one bit has no tail")
     first, second = torch.triu_indices(
         parents.shape[1], parents.shape[1], 1, device=parents.device
     ).unbind()
@@ -287,7 +292,10 @@ class GradientFlips:
         # A state with nothing active has nothing to give up: there it is a flip.
         kept = _flipped(parents, off)[:, :, 0]
         kept = torch.where(active.any(-1, keepdim=True), kept, parents)
-        pool.offer(_flipped(kept, on).flatten(1, 2))
+        # Nor can more bits be taken up than are inactive: then it is the parent again.
+        full = active.gather(-1, on)[..., None]
+        swapped = torch.where(full, parents[:, :, None], _flipped(kept, on))
+        pool.offer(swapped.flatten(1, 2))
 
 
 class Neighbours:
@@ -396,9 +404,10 @@ def _bernoulli(chances: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _distinct_integers(shape: tuple[int, ...], high: int, generator: torch.Generator) -> Tensor:
-    """Draw integers below `high` that are uniform, and distinct along the last axis.
+    """Draw integers below `high`, uniform at each place and distinct along the last axis.
 
-    Floyd's algorithm (doi:10.1145/30401.315746), vectorised over the leading axes.
+    Floyd's algorithm (doi:10.1145/30401.315746), vectorised over the leading axes. It makes all
+    sets equally likely, but not all integers at each place: that takes a random shift.
     """
     if shape[-1] > high:
         raise ValueError(
@@ -412,7 +421,8 @@ def _distinct_integers(shape: tuple[int, ...], high: int, generator: torch.Gener
     for i in range(1, shape[-1]):
         taken = (drawn[:i] == drawn[i]).any(0)
         drawn[i].masked_fill_(taken, int(high - shape[-1] + i))
-    return drawn.movedim(0, -1)
+    shift = torch.randint(high, shape[:-1], generator=generator, device=generator.device)
+    return ((drawn + shift) % high).movedim(0, -1)
 
 
 __all__ = [

@@ -16,7 +16,7 @@ from truvae.io import to_dtype
 from truvae.model import Model
 from truvae.noise import DiagonalGaussian, Gaussian
 from truvae.patches import Patches, cosine_basis, merge, noise_level, principal_features
-from truvae.population import OwnPool, Population
+from truvae.population import OwnPool, Population, SharedPool
 from truvae.presets import preset as preset_called
 from truvae.proposals import pool_for
 from truvae.refine import refine
@@ -53,12 +53,12 @@ class Result:
     history: list[Epoch]
     """One record for each epoch, run after run."""
     model: Model
-    """The first model of the kind that the picture owes most to, of patches standardised as
+    """The first model of the kind that the picture owes most to, of patches of
     `(x - offset) / spread`."""
     offset: float
-    """Mean of the noisy picture."""
+    """Mean of the noisy picture; 0 with a preset."""
     spread: float
-    """Standard deviation of the noisy picture."""
+    """Standard deviation of the noisy picture; with a preset what the paper divides by."""
     settings: Settings
     """The settings of `model`."""
     covariances: list[str]
@@ -187,6 +187,8 @@ def denoise(
             "epochs": epochs,
         }
     )
+    for settings in plan.models:
+        check_patch_size(settings.patch_size, picture.shape)
     job = _Job(picture, plan, noise, sigma is not None, device_called(device), random_state)
     result = job.run(clock, on_epoch)
     restored = to_dtype(result.restored, np.asarray(image).dtype)
@@ -288,7 +290,9 @@ class _Job:
         for epoch in settings.train(model, population, patches, chunks, self.generator, clock):
             self.history.append(self.units.record(epoch, entries))
             on_epoch(self.history[-1])
-        estimates = posterior(model, population, patches, chunks, settings.search, self.generator)
+        # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
+        search = settings.search if pool_for(settings.search) is SharedPool else ()
+        estimates = posterior(model, population, patches, chunks, search, self.generator)
         merged = merge(patches, estimates, settings.doubt)
         bound = float(population.bound(slice(None)).mean())
         epochs, seconds = len(self.history) - before, time.perf_counter() - clock.start

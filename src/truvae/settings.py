@@ -7,7 +7,7 @@ from typing import Any
 
 from truvae.errors import InputError
 from truvae.presets import Preset
-from truvae.proposals import SELECTIONS
+from truvae.proposals import SELECTIONS, Evolution
 from truvae.recipes import Recipe
 
 SMALLEST_PATCH = 7
@@ -58,6 +58,7 @@ class Settings(Recipe):
                 f"{settings.n_latents} latents have only {2**settings.n_latents} states, "
                 f"not {settings.n_states}: take fewer states or more latents"
             )
+        _check_search(settings)
         return settings
 
 
@@ -146,7 +147,7 @@ def plan_of(preset: Preset, selection: str | None = None) -> Plan:
     InputError
         If the preset is not for denoising pictures, or there is no such law.
     """
-    if preset.patch_size is None or not preset.source.startswith(("Fig. 3", "Fig. 4")):
+    if preset.task != "denoise" or preset.patch_size is None:
         raise InputError(
             f"this preset is not for denoising pictures (it is the paper's {preset.source}): "
             "take one of paper:denoise-..."
@@ -157,6 +158,16 @@ def plan_of(preset: Preset, selection: str | None = None) -> Plan:
         recipe = recipe.select(SELECTIONS[selection])
     settings = Settings(**vars(recipe), patch_size=preset.patch_size, doubt=math.inf)
     return Plan((settings,), 1, scale=preset.scale)
+
+
+def _check_search(settings: Settings) -> None:
+    """Check that there are bits enough for all children of a parent to differ."""
+    for propose in settings.search:
+        if isinstance(propose, Evolution) and propose.n_children > settings.n_latents:
+            raise InputError(
+                f"{propose.n_children} children of a parent differ in one of the latents each: "
+                f"take at least as many latents, not {settings.n_latents}"
+            )
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:

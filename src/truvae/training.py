@@ -106,7 +106,7 @@ class LeastSquares:
     """Second moments of states and complete data, which a linear decoder follows from.
 
     The maximum of Eq. 9 in closed form: (W, b) = <x z^T> <z z^T>^-1 with a one appended to z
-    (binary sparse coding, doi:10.1038/s41598-021-82873-w and App. B.3).
+    (binary sparse coding, Haft et al. 2004, Shelton et al. 2011, and App. B.3).
     """
 
     def __init__(self, decoder: MLP) -> None:
@@ -126,7 +126,7 @@ class LeastSquares:
     @torch.no_grad()
     def solve(self) -> Tensor:
         """Set the decoder; return the squared error that it leaves, summed over all data."""
-        # Latents that were never active keep weights of zero.
+        # Latents that were never active get weights of zero.
         ridge = 1e-9 * self.states.diagonal().max() * torch.eye(len(self.states)).to(self.states)
         solution = torch.linalg.solve(self.states + ridge, self.data)
         self.decoder.first.weight.copy_(solution[:-1].T)
@@ -373,7 +373,8 @@ def fit(
         if done == 0:
             return
         progress = clock.progress((index + 1) / epochs, pace.one_pass)
-        statistics.update(model, prior=progress > learn_prior_from)
+        if not closed_form or done == len(data):  # a part of the data does not determine a decoder
+            statistics.update(model, prior=progress > learn_prior_from)
         yield Epoch(
             index,
             progress,
