@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks denoise` and `python -m benchmarks engine`."""
+"""Benchmarks: `python -m benchmarks NAME`, with figures in RESULTS.md and files in out/."""

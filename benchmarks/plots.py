@@ -15,7 +15,7 @@ def curves(path: Path, lines: dict[str, Line], x: str, y: str, level: float | No
     """Draw named lines, and a dashed level."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for name, (places, values) in lines.items():
-        axes.plot(places, values, label=name)
+        axes.plot(places, values, label=name, marker="o" if len(places) == 1 else None)
     if level is not None:
         axes.axhline(level, color="black", linestyle="--")
     axes.set(xlabel=x, ylabel=y)

@@ -9,7 +9,8 @@ import torch
 
 from benchmarks import natural
 from benchmarks.bars import untrained
-from benchmarks.report import publish, table
+from benchmarks.plots import curves
+from benchmarks.report import OUT, publish, table
 from benchmarks.series import Record, seeds, series
 from benchmarks.series import add_arguments as add_series
 from truvae import Evolution, preset
@@ -41,16 +42,23 @@ def run(options: argparse.Namespace) -> None:
         for seed in seeds(options)
     ]
     records = series("scaling", keys, partial(train, options=options), options)
-    rows = []
+    rows, lines = [], {}
     for name, label in (("n_latents", "H"), ("n_states", "S"), ("side", "D")):
         line = [r for r in records if all(r[k] == MIDDLE[k] for k in MIDDLE if k != name)]
         line.sort(key=lambda record: record[name])
         base = line[0]
+        lines[label] = (
+            [r[name] / base[name] for r in line],
+            [r["seconds_per_epoch"] / base["seconds_per_epoch"] for r in line],
+        )
         for r in line:
             size, least = (x[name] ** (2 if name == "side" else 1) for x in (r, base))
             rows.append([label, str(size), f"{r['seconds_per_epoch']:.2f}", f"{size / least:.2f}",
                          f"{r['seconds_per_epoch'] / base['seconds_per_epoch']:.2f}",
                          f"{r['active']:.1f}"])  # fmt: skip
+    lines["D"] = ([ratio**2 for ratio in lines["D"][0]], lines["D"][1])
+    lines["linear"] = ([1, 10], [1, 10])
+    curves(OUT / "scaling.png", lines, "size ratio", "time ratio")
     header = ["varied", "size", "s per epoch", "size ratio", "time ratio", "active latents"]
     text = (
         f"Around H = {MIDDLE['n_latents']}, 100 hidden units, S = {MIDDLE['n_states']}, D = "
