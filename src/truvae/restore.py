@@ -240,6 +240,7 @@ class _Job:
         self.image = self.units.standardise(picture, device)
         self.filled = self.units.standardise(_filled(picture), device)
         self.history: list[Epoch] = []
+        self._found_features: dict[int, torch.Tensor] = {}
 
     def run(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Result:
         """Fit the models, combine their estimates, and look again."""
@@ -324,8 +325,14 @@ class _Job:
         """Draw groups of near patches where these share states, else random ones."""
         if pool_for(settings.search) is OwnPool:
             return ShuffledChunks(len(Patches(self.image, settings.patch_size)), settings.group)
-        features = principal_features(Patches(self.filled, settings.patch_size), _FEATURES)
+        features = self._features(settings.patch_size)
         return NearChunks(features, settings.group, _CHUNK // settings.group)
+
+    def _features(self, size: int) -> torch.Tensor:
+        """Return coordinates of all patches in which near ones look alike; found once per size."""
+        if size not in self._found_features:
+            self._found_features[size] = principal_features(Patches(self.filled, size), _FEATURES)
+        return self._found_features[size]
 
     def _trust(self, runs: Sequence[_Run]) -> float:
         """Return how far to trust models of kind "dct" after a first isotropic one, in [0, 1]."""
