@@ -1,24 +1,22 @@
 """Barbara with noise of 25 and the paper's two decoders (Fig. 4)."""
 
 import argparse
-import json
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
-from benchmarks.bars import singletons
+from benchmarks.models import restored, singletons, trained, untrained
 from benchmarks.plots import tiles
 from benchmarks.report import OUT, publish, table
 from benchmarks.series import Record, seeds, series
 from benchmarks.series import add_arguments as add_series
-from truvae import Gaussian, Model, preset
+from truvae import preset
 from truvae.chunks import ShuffledChunks
-from truvae.io import read_picture, to_dtype, write_picture
+from truvae.io import read_picture, write_picture
 from truvae.metrics import psnr
-from truvae.patches import Patches, merge
-from truvae.training import posterior
+from truvae.patches import Patches
 
 # F, PSNR in dB and active latents that the paper prints.
 PAPER = {"50-500-500": (47.98, 30.03, 2.64), "256-256-512": (46.86, 29.96, 2.28)}
@@ -67,23 +65,10 @@ def train(decoder: str, seed: int, epochs: int, *, options: argparse.Namespace) 
     recipe = replace(recipe, epochs=epochs, cycle=min(recipe.cycle, epochs))
     g = torch.Generator().manual_seed(seed)
     patches = Patches(torch.as_tensor(noisy / SCALE, dtype=torch.float32), SIZE)
-    noise = Gaussian(torch.tensor(float((noisy / SCALE).var())))
-    model = Model(recipe.prior(g.device), recipe.decoder(SIZE**2, g), noise)
+    model = untrained(recipe, SIZE**2, float((noisy / SCALE).var()), g)
     population = recipe.states(len(patches), g)
     chunks = ShuffledChunks(len(patches), recipe.group)
-    elbo, seconds = [], []
-    for epoch in recipe.train(model, population, patches, chunks, g):
-        elbo.append(epoch.elbo)
-        seconds.append(epoch.seconds)
-        print(decoder, json.dumps(vars(epoch)), flush=True)
-    estimates = posterior(model, population, patches, chunks, (), g)
-    restored = to_dtype(merge(patches, estimates, np.inf).numpy() * SCALE, clean.dtype)
-    write_picture(OUT / f"barbara-{decoder}-{seed}-restored.png", restored)
-    return {
-        "elbo": elbo,
-        "psnr": psnr(clean, restored),
-        "active": epoch.active_latents,
-        "sigma": epoch.sigma,
-        "seconds_per_epoch": float(np.median(seconds)),
-        "fields": singletons(model).tolist(),
-    }
+    record = trained(recipe, model, population, patches, chunks, g, decoder)
+    picture = restored(model, population, patches, chunks, g, SCALE)
+    write_picture(OUT / f"barbara-{decoder}-{seed}-restored.png", picture)
+    return record | {"psnr": psnr(clean, picture), "fields": singletons(model).tolist()}

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from benchmarks.models import singletons, untrained
 from benchmarks.plots import curves, tiles
 from benchmarks.report import OUT, publish, table
 from benchmarks.series import Record, seeds, series
 from benchmarks.series import add_arguments as add_series
-from truvae import Gaussian, GradientFlips, Model, Neighbours, bits, datasets, preset
+from truvae import GradientFlips, Model, Neighbours, bits, datasets, preset
 from truvae.chunks import ShuffledChunks
 from truvae.recipes import Recipe
 
@@ -104,7 +105,7 @@ def fit(recipe: Recipe, truth: Model, seed: int, frames: tuple[int, ...] = ()) -
     g = torch.Generator().manual_seed(seed)
     _, x = truth.sample(N_DATA, g)
     _, fresh = truth.sample(20_000, torch.Generator().manual_seed(1000 + seed))
-    model = untrained(recipe, x, g)
+    model = untrained(recipe, x.shape[1], float(x.var()), g)
     population = recipe.states(len(x), g)
     chunks = ShuffledChunks(len(x), recipe.group)
     elbo, fields = [], []
@@ -121,18 +122,6 @@ def fit(recipe: Recipe, truth: Model, seed: int, frames: tuple[int, ...] = ()) -
         "sigma": epoch.sigma,
         "active": epoch.active_latents,
     }
-
-
-def untrained(recipe: Recipe, x: torch.Tensor, g: torch.Generator) -> Model:
-    """Return the model that a recipe starts from."""
-    sigma2 = torch.tensor(recipe.sigma2 or float(x.var()))
-    return Model(recipe.prior(g.device), recipe.decoder(x.shape[1], g), Gaussian(sigma2))
-
-
-@torch.no_grad()
-def singletons(model: Model) -> torch.Tensor:
-    """Return what the decoder makes of single active latents, (H, D)."""
-    return model.decode_dense(torch.eye(model.n_latents))
 
 
 @torch.no_grad()

@@ -1,14 +1,13 @@
 """CIFAR-10 with the paper's four decoders (Fig. 15), on the pictures that there are."""
 
 import argparse
-import json
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
-from benchmarks.bars import singletons, untrained
+from benchmarks.models import singletons, trained, untrained
 from benchmarks.plots import tiles
 from benchmarks.report import OUT, publish, table
 from benchmarks.series import Record, seeds, series
@@ -61,22 +60,16 @@ def train(decoder: str, seed: int, epochs: int, *, x: torch.Tensor) -> Record:
     recipe = preset(f"paper:cifar-{decoder}").recipe
     recipe = replace(recipe, epochs=epochs, cycle=min(recipe.cycle, epochs))
     g = torch.Generator().manual_seed(seed)
-    model, population = untrained(recipe, x, g), recipe.states(len(x), g)
+    model = untrained(recipe, x.shape[1], float(x.var()), g)
+    population = recipe.states(len(x), g)
     chunks = ShuffledChunks(len(x), recipe.group)
-    elbo, seconds = [], []
-    for epoch in recipe.train(model, population, x, chunks, g):
-        elbo.append(epoch.elbo)
-        seconds.append(epoch.seconds)
-        print(decoder, json.dumps(vars(epoch)), flush=True)
+    record = trained(recipe, model, population, x, chunks, g, decoder)
     means = torch.empty_like(x)
     for part in posterior(model, population, x, chunks, (), g):
         means[part.rows] = part.mean
     order = model.prior.pi.argsort(descending=True)[:16]
-    return {
-        "elbo": elbo,
+    return record | {
         "psnr": float(-10 * (means - x).square().mean().log10()),
-        "active": epoch.active_latents,
-        "seconds_per_epoch": float(np.median(seconds)),
         "data": x[:16].tolist(),
         "reconstructions": means[:16].tolist(),
         "fields": singletons(model)[order].tolist(),

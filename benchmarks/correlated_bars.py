@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from benchmarks.bars import N_DATA, OUR_SETTINGS, singletons, untrained
+from benchmarks.bars import N_DATA, OUR_SETTINGS
+from benchmarks.models import singletons, untrained
 from benchmarks.plots import curves, tiles
 from benchmarks.report import OUT, publish, table
 from benchmarks.series import Record, seeds, series
@@ -95,7 +96,7 @@ def train(settings: str, seed: int, epochs: int) -> Record:
     truth, g = datasets.correlated_bars(), torch.Generator().manual_seed(seed)
     _, x = truth.sample(N_DATA, g)
     recipe = replace(preset("paper:bars-correlated").recipe, epochs=epochs, **SETTINGS[settings])
-    model = untrained(recipe, x, g)
+    model = untrained(recipe, x.shape[1], float(x.var()), g)
     population = recipe.states(len(x), g)
     chunks = ShuffledChunks(len(x), recipe.group)
     elbo = [epoch.elbo for epoch in recipe.train(model, population, x, chunks, g)]

@@ -10,18 +10,17 @@ import numpy as np
 import torch
 
 from benchmarks import denoise
+from benchmarks.models import restored, untrained
 from benchmarks.plots import curves
 from benchmarks.report import OUT, machine, publish, table
 from benchmarks.series import Record, seeds, series
 from benchmarks.series import add_arguments as add_series
-from truvae import Gaussian, Model
 from truvae.chunks import ShuffledChunks
-from truvae.io import read_picture, to_dtype
+from truvae.io import read_picture
 from truvae.metrics import psnr
-from truvae.patches import Patches, merge
+from truvae.patches import Patches
 from truvae.presets import preset as preset_called
 from truvae.proposals import SELECTIONS
-from truvae.training import posterior
 
 # PSNR in dB after 500 epochs and active latents as the paper prints them.
 PAPER = {
@@ -144,11 +143,7 @@ def train(
     size = row.patch_size
     patches = Patches(torch.as_tensor(noisy, dtype=torch.float32), size)
     g = torch.Generator().manual_seed(seed)
-    model = Model(
-        settings.prior(g.device),
-        settings.decoder(size**2, g),
-        Gaussian(torch.tensor(settings.sigma2)),
-    )
+    model = untrained(settings, size**2, float(noisy.var()), g)
     population = settings.states(len(patches), g)
     chunks = ShuffledChunks(len(patches), settings.group)
     curve, spent = [], 0.0
@@ -159,9 +154,8 @@ def train(
             continue
         # A generator of its own, so that looking does not change the training.
         look = torch.Generator().manual_seed(seed)
-        estimates = posterior(model, population, patches, chunks, (), look)
-        restored = to_dtype(merge(patches, estimates, np.inf).numpy(), clean.dtype)
-        point = {"epoch": done, "second": spent, "psnr": psnr(clean, restored), "elbo": epoch.elbo,
+        picture = restored(model, population, patches, chunks, look)
+        point = {"epoch": done, "second": spent, "psnr": psnr(clean, picture), "elbo": epoch.elbo,
                  "sigma": epoch.sigma, "active": epoch.active_latents}  # fmt: skip
         curve.append(point)
         print(preset, selection, json.dumps(point), file=sys.stderr, flush=True)

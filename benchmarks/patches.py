@@ -1,7 +1,6 @@
 """Natural patches (Fig. 12): does a deeper decoder rise above binary sparse coding?"""
 
 import argparse
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks import natural
-from benchmarks.bars import singletons, untrained
+from benchmarks.models import singletons, trained, untrained
 from benchmarks.plots import curves, tiles
 from benchmarks.report import OUT, publish, table
 from benchmarks.series import Record, seeds, series
@@ -94,13 +93,10 @@ def train(stage: str, seed: int, n_data: int, epochs: int, more: int, *, x: torc
     if more:
         model, population = start(path, deep)
     else:
-        model, population = untrained(recipe, x, g), recipe.states(len(x), g)
+        model = untrained(recipe, x.shape[1], float(x.var()), g)
+        population = recipe.states(len(x), g)
     chunks = ShuffledChunks(len(x), recipe.group)
-    elbo, seconds = [], []
-    for epoch in recipe.train(model, population, x, chunks, g):
-        elbo.append(epoch.elbo)
-        seconds.append(epoch.seconds)
-        print(stage, json.dumps(vars(epoch)), flush=True)
+    record = trained(recipe, model, population, x, chunks, g, stage)
     if not more:
         torch.save(
             {"decoder": model.decoder.state_dict(), "pi": model.prior.pi,
@@ -109,13 +105,7 @@ def train(stage: str, seed: int, n_data: int, epochs: int, more: int, *, x: torc
         )  # fmt: skip
     with torch.no_grad():
         fields = singletons(model) - model.decode_dense(torch.zeros(1, model.n_latents))
-    return {
-        "elbo": elbo,
-        "active": epoch.active_latents,
-        "sigma": epoch.sigma,
-        "seconds_per_epoch": float(np.median(seconds)),
-        "fields": fields.tolist(),
-    }
+    return record | {"fields": fields.tolist()}
 
 
 def start(path: Path, deep: bool) -> tuple[Model, Population]:

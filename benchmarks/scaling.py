@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from benchmarks import natural
-from benchmarks.bars import untrained
+from benchmarks.models import untrained
 from benchmarks.plots import curves
 from benchmarks.report import OUT, publish, table
 from benchmarks.series import Record, seeds, series
@@ -85,7 +85,8 @@ def train(
         preset("paper:patches").recipe, n_latents=n_latents, hidden=(100,), n_states=n_states,
         search=(Evolution(5, 4, 1, fitness),), epochs=epochs, sigma2=None,
     )  # fmt: skip
-    model, population = untrained(recipe, x, g), recipe.states(len(x), g)
+    model = untrained(recipe, x.shape[1], float(x.var()), g)
+    population = recipe.states(len(x), g)
     chunks = ShuffledChunks(len(x), recipe.group)
     done = list(recipe.train(model, population, x, chunks, g))
     return {

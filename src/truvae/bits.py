@@ -12,7 +12,8 @@ from torch import Tensor
 
 WORD_BITS = 64
 _BYTES = WORD_BITS // 8
-_MOST_ENUMERABLE = 16
+# More latents have too many states to list them all.
+MOST_ENUMERABLE = 16
 
 
 class Distinct(NamedTuple):
@@ -203,8 +204,10 @@ def all_states(n_latents: int, device: torch.device | None = None) -> Tensor:
     >>> all_states(2).T
     tensor([[0, 1, 2, 3]])
     """
-    if n_latents > _MOST_ENUMERABLE:
-        raise ValueError(f"{n_latents} latents have too many states to list: 16 at most")
+    if n_latents > MOST_ENUMERABLE:
+        raise ValueError(
+            f"{n_latents} latents have too many states to list: {MOST_ENUMERABLE} at most"
+        )
     return torch.arange(1 << n_latents, device=device)[:, None]
 
 
@@ -216,6 +219,7 @@ def _binary_digits(share: float, n_digits: int) -> list[int]:
 
 
 __all__ = [
+    "MOST_ENUMERABLE",
     "WORD_BITS",
     "Distinct",
     "RowSums",

@@ -64,6 +64,11 @@ class MLP(nn.Module):
             self.rest.append(output())
         self.apply(lambda module: _glorot(module, generator))
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is the decoder of binary sparse coding: one layer and nothing else."""
+        return len(self.rest) == 0
+
     def forward(self, z: Tensor) -> Tensor:
         """Decode states (n, H) into means (n, D)."""
         out: Tensor = self.rest(self.first(z))
@@ -110,7 +115,7 @@ def deepen(decoder: MLP, n_hidden: int = 1) -> MLP:
     >>> torch.equal(deepen(shallow, 2)(torch.eye(3)), shallow(torch.eye(3)))
     True
     """
-    if len(decoder.rest):
+    if not decoder.is_linear:
         raise ValueError("only a linear decoder can be deepened without changing what it says")
     n_observables, n_latents = decoder.first.weight.shape
     deep = MLP(n_latents, (n_latents,) * n_hidden, n_observables).to(decoder.first.weight)

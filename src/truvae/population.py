@@ -59,7 +59,7 @@ class Population:
             raise ValueError(f"{n_states} distinct states need more than {n_latents} latents")
         if not 0 < probability < 1:
             raise ValueError(f"the probability of a bit is between 0 and 1, not {probability}")
-        if n_latents <= 16 and n_states > (1 << n_latents) // 4:
+        if n_latents <= bits.MOST_ENUMERABLE and n_states > (1 << n_latents) // 4:
             words = _without_replacement(n_data, n_states, n_latents, probability, generator)
         else:
             words = bits.random((n_data, n_states), n_latents, probability, generator)
@@ -222,7 +222,7 @@ class OwnPool(Pool):
     def _distinct(self) -> tuple[Tensor, Tensor]:
         """Return all states (B, C, W) and their log-joints, -inf for repetitions."""
         words, scores = torch.cat(self._words, 1), torch.cat(self._scores, 1)
-        return words, scores.masked_fill(repeated(words), -math.inf)
+        return words, scores.masked_fill(_repeated(words), -math.inf)
 
 
 class SharedPool(Pool):
@@ -302,14 +302,14 @@ def _make_distinct(words: Tensor, n_latents: int, generator: torch.Generator) ->
     """Flip random bits of repeated states until all states (N, S, W) of a point are distinct."""
     rows = torch.arange(len(words), device=words.device)
     while len(rows):
-        again = repeated(words[rows])
+        again = _repeated(words[rows])
         rows, again = rows[again.any(1)], again[again.any(1)]
         bit = torch.randint(n_latents, again.shape, generator=generator, device=words.device)
         changed = bits.flip(words[rows], bit)
         words[rows] = torch.where(again[..., None], changed, words[rows])
 
 
-def repeated(words: Tensor) -> Tensor:
+def _repeated(words: Tensor) -> Tensor:
     """Mark (B, S) the states (B, S, W) of each point that equal an earlier one of it.
 
     Keys are mixed, so that each has room for its place in its last bits: one sort of plain numbers
@@ -332,4 +332,4 @@ def _sorted(numbers: Tensor) -> Tensor:
     return numbers.sort(dim=1).values
 
 
-__all__ = ["OwnPool", "Pool", "Population", "SharedPool", "repeated"]
+__all__ = ["OwnPool", "Pool", "Population", "SharedPool"]

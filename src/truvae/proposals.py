@@ -241,11 +241,12 @@ class Evolution:
 
     def children(self, words: Tensor, log_joint: Tensor, pool: Pool) -> Tensor:
         """Return the children of states (B, S, W) with log-joints (B, S)."""
-        parents = draw(words, self.selection(log_joint), self.n_parents, pool.generator)
-        if not self.cross:
-            return self.mutation(parents, self.n_children, pool) if self.mutation else parents
-        crossed = crossover(parents, pool.model.n_latents, pool.generator)
-        return self.mutation(crossed, 1, pool) if self.mutation else crossed
+        states = _draw(words, self.selection(log_joint), self.n_parents, pool.generator)
+        if self.cross:
+            states = crossover(states, pool.model.n_latents, pool.generator)
+        if self.mutation is None:
+            return states
+        return self.mutation(states, 1 if self.cross else self.n_children, pool)
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,9 @@ class GradientFlips:
 
     def __call__(self, pool: Pool) -> None:
         """Offer the most promising changes of the group's current states."""
-        parents = draw(pool.current, self.selection(pool.log_joint), self.n_parents, pool.generator)
+        parents = _draw(
+            pool.current, self.selection(pool.log_joint), self.n_parents, pool.generator
+        )
         gain = pool.flip_gains(parents) / self.temperature
         # Gumbel noise: four times faster than by way of exponential_.
         share = torch.rand(gain.shape, generator=pool.generator, device=gain.device)
@@ -377,7 +380,7 @@ def pool_for(search: Sequence[Proposal]) -> type[Pool]:
     return SharedPool if any(getattr(propose, "shares", False) for propose in search) else OwnPool
 
 
-def draw(words: Tensor, chances: Tensor, n: int, generator: torch.Generator) -> Tensor:
+def _draw(words: Tensor, chances: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """Draw `n` of the states (B, S, W) of each point with the given chances (B, S)."""
     drawn = torch.multinomial(chances, n, replacement=True, generator=generator)
     return words.gather(1, drawn[..., None].expand(-1, -1, words.shape[-1]))
@@ -416,13 +419,13 @@ def _distinct_integers(shape: tuple[int, ...], high: int, generator: torch.Gener
             f"{shape[-1]} children with different flips need as many latents, not {high}"
         )
     tops = torch.arange(high - shape[-1], high, device=generator.device)
+    tops = tops.view(-1, *[1] * (len(shape) - 1))
     share = torch.rand((shape[-1], *shape[:-1]), generator=generator, device=generator.device)
-    drawn = (share * (tops + 1).view(-1, *[1] * (len(shape) - 1))).long()
     # Rounding may lead one too far.
-    drawn = torch.minimum(drawn, tops.view(-1, *[1] * (len(shape) - 1)))
+    drawn = torch.minimum((share * (tops + 1)).long(), tops)
     for i in range(1, shape[-1]):
         taken = (drawn[:i] == drawn[i]).any(0)
-        drawn[i].masked_fill_(taken, int(high - shape[-1] + i))
+        drawn[i].masked_fill_(taken, high - shape[-1] + i)
     shift = torch.randint(high, shape[:-1], generator=generator, device=generator.device)
     return ((drawn + shift) % high).movedim(0, -1)
 

@@ -9,8 +9,15 @@ from torch import nn
 from truvae.chunks import Chunks
 from truvae.decoders import MLP, relu
 from truvae.model import Bernoulli, Model
-from truvae.population import Population
-from truvae.proposals import Evolution, GradientFlips, Neighbours, Proposal, Selection
+from truvae.population import Population, SharedPool
+from truvae.proposals import (
+    Evolution,
+    GradientFlips,
+    Neighbours,
+    Proposal,
+    Selection,
+    pool_for,
+)
 from truvae.training import Clock, Cyclic, Data, Epoch, OneCycle, fit
 
 
@@ -60,6 +67,11 @@ class Recipe:
     """Makes the non-linearities of the hidden layers."""
     output: Callable[[], nn.Module] | None = None
     """Makes the non-linearity of the outputs, if there is one."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether the data points of a group share their states."""
+        return pool_for(self.search) is SharedPool
 
     @property
     def activity(self) -> float:

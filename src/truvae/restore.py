@@ -16,9 +16,8 @@ from truvae.io import to_dtype
 from truvae.model import Model
 from truvae.noise import DiagonalGaussian, Gaussian
 from truvae.patches import Patches, cosine_basis, merge, noise_level, principal_features
-from truvae.population import OwnPool, Population, SharedPool
+from truvae.population import Population
 from truvae.presets import preset as preset_called
-from truvae.proposals import pool_for
 from truvae.refine import refine
 from truvae.settings import SMALLEST_PATCH, Plan, Settings, choose, plan_of, trust_in_dct
 from truvae.training import Clock, Epoch, posterior
@@ -292,7 +291,7 @@ class _Job:
             self.history.append(self.units.record(epoch, entries))
             on_epoch(self.history[-1])
         # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
-        search = settings.search if pool_for(settings.search) is SharedPool else ()
+        search = settings.search if settings.shares else ()
         estimates = posterior(model, population, patches, chunks, search, self.generator)
         merged = merge(patches, estimates, settings.doubt)
         bound = float(population.bound(slice(None)).mean())
@@ -323,7 +322,7 @@ class _Job:
 
     def _chunks(self, settings: Settings) -> Chunks:
         """Draw groups of near patches where these share states, else random ones."""
-        if pool_for(settings.search) is OwnPool:
+        if not settings.shares:
             return ShuffledChunks(len(Patches(self.image, settings.patch_size)), settings.group)
         features = self._features(settings.patch_size)
         return NearChunks(features, settings.group, _CHUNK // settings.group)

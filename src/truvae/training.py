@@ -471,7 +471,7 @@ def posterior(
 
 def _linear(model: Model) -> MLP:
     """Return the decoder if it is linear, else raise a ValueError."""
-    if not isinstance(model.decoder, MLP) or len(model.decoder.rest):
+    if not isinstance(model.decoder, MLP) or not model.decoder.is_linear:
         raise ValueError("only a linear decoder has a closed form: see decoders.linear")
     return model.decoder
 
