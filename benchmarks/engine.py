@@ -14,7 +14,7 @@ from skimage.data import camera
 
 from benchmarks.report import machine, publish, table
 from truvae import MLP, Bernoulli, Gaussian, GradientFlips, Model, NearChunks, Neighbours
-from truvae.patches import Patches, principal_features
+from truvae.patches import Features, Patches
 from truvae.population import Population
 from truvae.training import Adam, Statistics, e_step, fit, m_step
 
@@ -59,7 +59,7 @@ def measure(
         Gaussian(torch.tensor(1.0)),
     )
     population = Population.random(len(patches), n_states, n_latents, 5 / n_latents, g)
-    chunks = NearChunks(principal_features(patches, 16))
+    chunks = NearChunks(Features.of(patches, 16)(patches))
     search = [GradientFlips(1, CHILDREN), Neighbours()]
     list(fit(model, population, patches, epochs=1, chunks=chunks, search=search, generator=g))
     optimizer, statistics_of = Adam(model.decoder.parameters(), 1e-4), Statistics(model)

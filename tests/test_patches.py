@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import unfold
 
-from truvae.patches import Patches, merge, noise_level, principal_features
+from truvae.patches import Features, Patches, merge, noise_level
 from truvae.training import Posterior
 
 
@@ -14,13 +14,16 @@ def picture_of(rows, columns, seed=0):
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5))
-def test_patches_are_all_windows(rows, columns, size):
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.sampled_from([None, 1, 3]))
+def test_patches_are_all_windows(rows, columns, size, channels):
     if size > min(rows, columns):
         return
-    image = picture_of(rows, columns)
+    image = picture_of(rows, columns * (channels or 1))
+    if channels is not None:
+        image = image.view(rows, columns, channels)
     patches = Patches(image, size)
-    expected = unfold(image[None, None], size)[0].T
+    expected = unfold(image.view(rows, columns, -1).permute(2, 0, 1)[None], size)[0].T
+    assert patches.n_entries == expected.shape[1]
     assert len(patches) == len(expected)
     assert torch.equal(patches[torch.arange(len(patches))], expected)
     assert torch.equal(torch.cat(list(patches.blocks(7))), expected)
@@ -66,13 +69,15 @@ def test_mean_observed_counts_the_known_entries():
     image[0, 0] = torch.nan
     patches = Patches(image, 3)
     expected = unfold(image.isfinite().float()[None, None], 3)[0].sum(0).mean()
-    assert patches.mean_observed() == pytest.approx(float(expected))
+    assert patches.mean_observed().item() == pytest.approx(float(expected))
+    both = Patches(torch.stack([image, picture_of(9, 8)], 2), 3)
+    assert both.mean_observed().tolist() == pytest.approx([float(expected), 9])
 
 
 def test_principal_features_are_those_of_pca():
     patches = Patches(picture_of(20, 20), 3)
     data = patches[torch.arange(len(patches))]
-    features = principal_features(patches, 4)
+    features = Features.of(patches, 4)(patches)
     centred = data - data.mean(0)
     scale = torch.linalg.svdvals(centred)[:4].square()
     torch.testing.assert_close(features.square().sum(0).flip(0), scale, rtol=1e-3, atol=1e-3)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         Sparseflip,
     )
     from truvae.recipes import Recipe
-    from truvae.restore import Result, denoise
+    from truvae.restore import Result, denoise, inpaint
 
 __version__ = version("truvae")
 
@@ -57,6 +57,7 @@ _HOME = {
     "ShuffledChunks": "chunks",
     "Sparseflip": "proposals",
     "denoise": "restore",
+    "inpaint": "restore",
     "linear": "decoders",
     "preset": "presets",
 }
@@ -102,6 +103,7 @@ __all__ = [
     "__version__",
     "datasets",
     "denoise",
+    "inpaint",
     "linear",
     "preset",
     "training",

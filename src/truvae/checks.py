@@ -1,5 +1,6 @@
 """What is checked of arrays and options before any work: each error says what would be right."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,37 +12,111 @@ from truvae.errors import InputError
 Array = npt.NDArray[Any]
 
 
-def checked(image: npt.ArrayLike) -> Array:
-    """Return the picture as float64, or say what is wrong with it."""
+def frames_of(image: npt.ArrayLike, channel_axis: int | None) -> tuple[Array, int | None]:
+    """Return a picture or a stack of them as float64 frames (F, R, C, K), and which axis of `image`
+    holds the channels.
+
+    Raises
+    ------
+    InputError
+        If it is no picture, or has no such axis.
+
+    Warns
+    -----
+    UserWarning
+        If the last of three axes looks like colour channels, and nothing was said of it.
+    """
     array = np.asarray(image)
     if array.dtype == object or not np.issubdtype(array.dtype, np.number):
         raise InputError(f"a picture holds integers or floats, not {array.dtype} values")
     if np.iscomplexobj(array):
         raise InputError("a picture holds integers or floats, not complex values")
-    if array.ndim != 2:
-        raise InputError(
-            f"a grey picture has two axes (rows, columns), this array has shape {array.shape}"
-        )
+    channel_axis = _channel_axis(array, channel_axis)
     picture = array.astype(np.float64)
-    _check_values(picture)
-    return picture
+    if channel_axis is not None:
+        picture = np.moveaxis(picture, channel_axis, -1)
+    else:
+        picture = picture[..., None]
+    if picture.ndim < 3:
+        raise InputError(
+            f"a picture has rows and columns, and one more axis if there is a channel_axis; "
+            f"this array has shape {array.shape}"
+        )
+    frames: Array = picture.reshape(-1, *picture.shape[-3:])
+    return frames, channel_axis
 
 
-def _check_values(picture: Array) -> None:
-    if np.isinf(picture).any():
+def _channel_axis(array: Array, channel_axis: int | None) -> int | None:
+    if channel_axis is not None:
+        if not -array.ndim <= channel_axis < array.ndim:
+            raise InputError(f"there is no channel_axis {channel_axis} in shape {array.shape}")
+        return channel_axis
+    if array.ndim == 3 and array.shape[-1] in (3, 4):
+        warnings.warn(
+            f"the last axis of shape {array.shape} is taken for colour channels: say "
+            "channel_axis=-1 if it is",
+            stacklevel=5,
+        )
+        return -1
+    return None
+
+
+def check_frames(frames: Array, together: bool) -> None:
+    """Raise an `InputError` if frames (F, R, C, K), NaN where missing, cannot be learned from.
+
+    Frames that are restored `together` may be constant or missing, as long as not all are.
+    """
+    if np.isinf(frames).any():
         raise InputError("the picture has infinite values; mark missing pixels as NaN")
+    n_frames, n_channels = len(frames), frames.shape[3]
+    for k in range(n_channels):
+        where = f" in channel {k}" if n_channels > 1 else ""
+        if together:
+            _check_values(frames[..., k], where)
+            continue
+        for f in range(n_frames):
+            _check_values(frames[f, ..., k], (f" in frame {f}" if n_frames > 1 else "") + where)
+
+
+def _check_values(picture: Array, where: str) -> None:
     if picture.size == 0 or np.isnan(picture).all():
-        raise InputError("the picture has no known pixel: all values are NaN or there are none")
+        raise InputError(
+            f"the picture has no known pixel{where}: all values are missing or there are none"
+        )
     if np.nanmax(picture) == np.nanmin(picture):
         raise InputError(
-            f"the picture is constant (all known pixels are {np.nanmin(picture):g}): "
+            f"the picture is constant{where} (all known pixels are {np.nanmin(picture):g}): "
             "there is nothing to learn from"
         )
 
 
+def masked(image: npt.ArrayLike, mask: npt.ArrayLike | None, channel_axis: int | None) -> Array:
+    """Return an array of floats with NaN where `mask` is true.
+
+    Raises
+    ------
+    InputError
+        If the mask has another shape than the picture, or the picture without its channel axis.
+    """
+    array = np.asarray(image)
+    if mask is None:
+        return array
+    unknown = np.asarray(mask) != 0
+    if unknown.shape != array.shape and channel_axis is not None:
+        unknown = np.expand_dims(unknown, channel_axis)
+    try:
+        unknown = np.broadcast_to(unknown, array.shape)
+    except ValueError:
+        raise InputError(
+            f"the mask has shape {np.shape(mask)}, the picture {array.shape}: they must be equal, "
+            "but for the channels"
+        ) from None
+    return np.where(unknown, np.nan, array.astype(np.float64))
+
+
 def check_patch_size(size: int, shape: tuple[int, ...]) -> None:
-    """Raise an `InputError` if a picture of this shape is smaller than a patch."""
-    if size > min(shape):
+    """Raise an `InputError` if a picture (R, C) or (R, C, K) is smaller than a patch."""
+    if size > min(shape[:2]):
         raise InputError(
             f"a picture of {shape[0]} x {shape[1]} pixels is smaller than a patch of "
             f"{size} x {size}: give a larger picture or a smaller patch size"
@@ -59,4 +134,4 @@ def device_called(name: str) -> torch.device:
     return torch.device(name)
 
 
-__all__ = ["check_patch_size", "checked", "device_called"]
+__all__ = ["check_frames", "check_patch_size", "device_called", "frames_of", "masked"]

@@ -1,9 +1,11 @@
-"""Pictures on disk: grey PNG, TIFF and NPY, told apart by their content."""
+"""Pictures on disk: PNG, JPEG, TIFF and NPY, told apart by their content."""
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,17 +16,19 @@ from truvae.errors import InputError
 
 Array = npt.NDArray[Any]
 
-EXTENSIONS = (".png", ".tif", ".tiff", ".npy")
-_ACCEPTED = "PNG, TIFF and NPY are accepted"
-_COLOUR = "colour pictures are not supported yet: convert to grey first"
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+_MAX_VALUES = 2**31  # more than this in one file is a damaged header or a trap
+_NOT_FOR_USERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning)
+_ACCEPTED = "PNG, JPEG, TIFF and NPY are accepted"
+_KINDS = {"PNG": "png", "JPG": "jpeg", "JPEG": "jpeg", "TIF": "tiff", "TIFF": "tiff", "NPY": "npy"}
 _FIRST_BYTES = {
     b"\x89PNG\r\n\x1a\n": "png",
+    b"\xff\xd8\xff": "jpeg",
     b"II*\0": "tiff",
     b"MM\0*": "tiff",
     b"II+\0": "tiff",
     b"MM\0+": "tiff",
     b"\x93NUMPY": "npy",
-    b"\xff\xd8\xff": "JPEG",
     b"GIF8": "GIF",
     b"BM": "BMP",
     b"RIFF": "WAV or WebP",
@@ -34,78 +38,141 @@ _FIRST_BYTES = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it was read."""
+    """A picture, or a stack of them, as it was read: the file's own values, never stretched.
+
+    >>> stack = Picture(np.zeros((2, 3, 64, 48)))
+    >>> stack.n_frames, stack.frames().shape
+    (6, (6, 64, 48))
+    >>> stack.holding(stack.frames() + 1).data.shape
+    (2, 3, 64, 48)
+    """
 
     data: Array
-    """(rows, columns), the type of the file's pixels in native byte order."""
+    """(..., rows, columns) or (..., rows, columns, channels), native byte order, without alpha."""
+    channels: bool = False
+    """Whether the last axis of `data` is colour channels."""
+    alpha: Array | None = None
+    """(..., rows, columns), kept aside and written back unchanged."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """What `write_picture` carries over: resolution and colour profile, where the file has them."""
+    """What `write_picture` carries over: resolution, colour profile, EXIF, axes, description."""
+    notes: tuple[str, ...] = ()
+    """One line for each conversion made on reading, for people."""
+
+    @property
+    def n_frames(self) -> int:
+        """How many pictures it holds: 1 for a single picture."""
+        return prod(self.data.shape[: self._leading])
+
+    def frames(self) -> Array:
+        """Return a view with all leading axes in one, (F, rows, columns[, channels])."""
+        return self.data.reshape(self.n_frames, *self.data.shape[self._leading :])
+
+    def holding(self, frames: Array) -> "Picture":
+        """Return the same picture with other values, of the shape of `frames()`.
+
+        Raises
+        ------
+        InputError
+            If the shape is another one.
+        """
+        if frames.shape != self.frames().shape:
+            raise InputError(
+                f"the frames have shape {frames.shape}: {self.frames().shape} is needed"
+            )
+        return replace(self, data=frames.reshape(self.data.shape))
+
+    @property
+    def _leading(self) -> int:
+        return self.data.ndim - (3 if self.channels else 2)
 
 
 def read_picture(path: str | os.PathLike[str]) -> Picture:
-    """Read a grey picture: PNG (8 or 16 bit), TIFF (integers or floats) or NPY (two axes).
+    """Read PNG, JPEG, TIFF (ImageJ and OME too) or NPY; the values are never stretched.
+
+    Palettes and CMYK become RGB, and `Picture.notes` says so. Pixels stay as they are stored: the
+    EXIF orientation is carried, not applied. In an NPY with three axes or more, a last axis of 3 is
+    colour and one of 4 colour and alpha; all other leading axes are frames.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, of another kind, in colour or a stack.
+        If the file is missing, damaged, too large or of another kind.
     """
     path = Path(path)
-    readers: dict[str, Callable[[Path], Picture]] = {
-        "png": _read_png,
-        "tiff": _read_tiff,
-        "npy": _read_npy,
-    }
-    reader = readers[_kind(path)]
+    reader = _readers()[_kind(path)]
     try:
-        picture = reader(path)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            picture = reader(path)
     except InputError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
-        raise InputError(f"{path} is damaged or cut short: {error}") from error
+        raise _damaged(path, error) from error
     _check_data(path, picture.data)
-    return picture
+    # Large pictures are fine; those that Pillow takes for a trap were an error above.
+    told = [w for w in caught if not issubclass(w.category, _NOT_FOR_USERS)]
+    messages = [" ".join(str(warning.message).split()) for warning in told]
+    messages = [message for message in messages if not message.startswith("Image size")]
+    return replace(picture, notes=(*picture.notes, *dict.fromkeys(messages)))
 
 
-def write_picture(
-    path: str | os.PathLike[str], data: Array, metadata: dict[str, Any] | None = None
-) -> None:
-    """Write a grey picture in the format that the extension of `path` names.
+def read_plane(path: str | os.PathLike[str]) -> Array:
+    """Read one plane for use as a mask, (rows, columns); here an NPY may hold bools.
 
-    The file appears complete or not at all, and the same data gives the same bytes.
+    A colour file gives bools: true where any colour channel is not zero, whatever its alpha.
 
     Raises
     ------
     InputError
-        If `path` or the type of the pixels does not suit.
+        As `read_picture`, and if the file is a stack.
     """
     path = Path(path)
-    check_output(path, data)
-    writers: dict[str, Callable[[BinaryIO, Array, dict[str, Any]], None]] = {
-        ".png": _write_png,
-        ".tif": _write_tiff,
-        ".tiff": _write_tiff,
-        ".npy": lambda file, array, _: np.save(file, array, allow_pickle=False),
-    }
+    if _kind(path) == "npy" and _header(path).dtype == bool:
+        flags = _header(path)
+        check_size(path, flags.shape)
+        picture = Picture(np.array(flags))
+    else:
+        picture = read_picture(path)
+    if picture.data.ndim - picture.channels != 2:
+        raise InputError(f"{path} is a stack of {picture.n_frames} frames: give a single picture")
+    return np.asarray(picture.data.any(axis=-1)) if picture.channels else picture.data
+
+
+def write_picture(path: str | os.PathLike[str], picture: Picture) -> tuple[str, ...]:
+    """Write a picture in the format that the extension of `path` names; return notes for people.
+
+    The file appears complete or not at all, and the same picture gives the same bytes. An NPY gets
+    the alpha as its last channel; a TIFF gets the orientation, but nothing else of the EXIF data.
+    The notes say what else the format could not carry.
+
+    Raises
+    ------
+    InputError
+        If `path` or the picture does not suit (see `check_output`).
+    """
+    path = Path(path)
+    check_output(path, picture)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        with open(temporary, "wb") as file:
-            writers[path.suffix.lower()](file, data, metadata or {})
+        with open(temporary, "w+b") as file:
+            notes = _write(file, _format(path), picture)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+    return (*notes, *_losses(_format(path), picture))
 
 
-def check_output(path: str | os.PathLike[str], data: Array | None = None) -> None:
-    """Check, before the work begins, that `data` can be written to `path`.
+def check_output(path: str | os.PathLike[str], picture: Picture | None = None) -> None:
+    """Check, before the work begins, that `picture` can be written to `path`.
 
     Raises
     ------
     InputError
-        If the extension is unknown, the folder is missing or closed, or the type does not suit.
+        If the extension is unknown, the folder is missing or closed, or the format of `path`
+        cannot hold the picture.
     """
     path = Path(path)
     if path.is_dir():
@@ -119,13 +186,10 @@ def check_output(path: str | os.PathLike[str], data: Array | None = None) -> Non
         raise InputError(f"the output folder {path.parent} does not exist: create it first")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"the output folder {path.parent} cannot be written: choose another one")
-    if data is not None and path.suffix.lower() == ".png" and data.dtype not in _PNG_TYPES:
-        raise InputError(
-            f"a PNG holds 8 or 16 bit integers, not {data.dtype}: write {path.stem}.tiff or .npy"
-        )
-
-
-_PNG_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
+    problem = picture and _misfit(_format(path), picture)
+    if problem:
+        others = f"{path.stem}.npy" if _format(path) == "tiff" else f"{path.stem}.tiff or .npy"
+        raise InputError(f"{problem}: write {others}")
 
 
 def to_dtype(estimate: Array, dtype: npt.DTypeLike) -> Array:
@@ -138,13 +202,89 @@ def to_dtype(estimate: Array, dtype: npt.DTypeLike) -> Array:
     if not np.issubdtype(dtype, np.integer):
         return estimate.astype(dtype)
     limits = np.iinfo(dtype)
+    estimate = np.asarray(estimate, np.float64)  # the limits of 32 bit are no float32
     # The largest 64-bit integers are no floats: clip to the nearest float below.
     high = np.nextafter(float(limits.max), 0) if dtype.itemsize == 8 else limits.max
     return np.clip(np.rint(estimate), limits.min, high).astype(dtype)
 
 
+def split_alpha(values: Array, colours: int) -> tuple[Array, Array | None]:
+    """Part (..., rows, columns, colours + 1) into values and alpha; one channel loses its axis."""
+    if values.shape[-1] == 1:
+        return values[..., 0], None
+    if values.shape[-1] != colours + 1:
+        return values, None
+    data = values[..., 0] if colours == 1 else np.ascontiguousarray(values[..., :-1])
+    return np.ascontiguousarray(data), np.ascontiguousarray(values[..., -1])
+
+
+def join_alpha(picture: Picture) -> Array:
+    """Return the values with the alpha, if there is one, as the last channel."""
+    if picture.alpha is None:
+        return picture.data
+    data = picture.data if picture.channels else picture.data[..., None]
+    return np.concatenate([data, picture.alpha[..., None]], axis=-1)
+
+
+def check_size(path: Path, shape: tuple[int, ...]) -> None:
+    """Refuse, before memory is taken, a file that is no picture or claims to be enormous."""
+    if len(shape) < 2:
+        raise InputError(
+            f"{path} has shape {shape}: a picture has two axes or more, rows and columns last"
+        )
+    if prod(shape) == 0:
+        raise InputError(f"{path} has shape {shape}: it holds no values")
+    if prod(shape) > _MAX_VALUES:
+        raise InputError(
+            f"{path} has shape {shape}: at most {_MAX_VALUES} values are read, crop or split it"
+        )
+
+
+def _readers() -> dict[str, Callable[[Path], Picture]]:
+    from truvae import io_raster, io_tiff
+
+    return {
+        "png": io_raster.read_png,
+        "jpeg": io_raster.read_jpeg,
+        "tiff": io_tiff.read_tiff,
+        "npy": _read_npy,
+    }
+
+
+def _writers() -> dict[str, Callable[[BinaryIO, Picture], None]]:
+    from truvae import io_raster, io_tiff
+
+    return {
+        "png": io_raster.write_png,
+        "jpeg": io_raster.write_jpeg,
+        "tiff": io_tiff.write_tiff,
+        "npy": lambda file, picture: np.save(file, join_alpha(picture), allow_pickle=False),
+    }
+
+
+def _write(file: BinaryIO, kind: str, picture: Picture) -> list[str]:
+    """Write the picture; without its metadata, and with a note, if they cannot be written."""
+    writer = _writers()[kind]
+    try:
+        writer(file, picture)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged tag must not cost the work of an hour
+        if not picture.metadata:
+            raise
+        file.seek(0)
+        file.truncate()
+        writer(file, replace(picture, metadata={}))
+        return [f"the metadata could not be written and were left out: {error}"]
+    return []
+
+
+def _format(path: Path) -> str:
+    return _KINDS[path.suffix[1:].upper()]
+
+
 def _kind(path: Path) -> str:
-    """Return "png", "tiff" or "npy" by the first bytes of the file."""
+    """Return "png", "jpeg", "tiff" or "npy" by the first bytes of the file."""
     if path.is_dir():
         raise InputError(f"{path} is a folder: give a picture")
     try:
@@ -159,89 +299,91 @@ def _kind(path: Path) -> str:
     kind = next((kind for magic, kind in _FIRST_BYTES.items() if start.startswith(magic)), None)
     if kind is None:
         raise InputError(f"{path} is not a picture (it starts with {start!r}): {_ACCEPTED}")
-    if kind not in ("png", "tiff", "npy"):
+    if kind not in _KINDS.values():
         raise InputError(f"{path} is a {kind} file, which is not supported yet: {_ACCEPTED}")
     return kind
 
 
-def _read_png(path: Path) -> Picture:
-    from PIL import Image
-
-    with Image.open(path, formats=["PNG"]) as image:
-        if image.mode not in ("1", "L", "I", "I;16", "I;16B"):
-            raise InputError(f"{path} has mode {image.mode}; {_COLOUR}")
-        image.load()
-        metadata: dict[str, Any] = {
-            name: image.info[name] for name in ("dpi", "icc_profile") if name in image.info
-        }
-        wide = image.mode.startswith("I")
-        data = np.array(image if wide else image.convert("L"))
-    return Picture(data.astype(np.uint16 if wide else np.uint8), metadata)
+def _damaged(path: Path, error: Exception) -> InputError:
+    """Say in one line why a decoder gave up."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError):
+        return InputError(f"{path} is too large for the memory: crop or split it")
+    if type(error).__name__ == "DecompressionBombError":
+        return InputError(f"{path} is too large: {message.split(',')[0]}; crop or split it")
+    return InputError(f"{path} is damaged or cut short: {message}")
 
 
-def _write_png(file: BinaryIO, data: Array, metadata: dict[str, Any]) -> None:
-    from PIL import Image
-
-    options = {name: metadata[name] for name in ("dpi", "icc_profile") if name in metadata}
-    Image.fromarray(np.ascontiguousarray(data)).save(file, format="PNG", **options)
-
-
-def _read_tiff(path: Path) -> Picture:
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        if page.samplesperpixel > 1 or page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-            raise InputError(f"{path} is in colour; {_COLOUR}")
-        if len(tiff.pages) > 1:
-            raise InputError(
-                f"{path} is a stack of {len(tiff.pages)} frames; stacks are not supported yet: "
-                "give one frame"
-            )
-        data = page.asarray()
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            raise InputError(f"{path} is stored with white as 0: convert it to black as 0 first")
-        names = ("XResolution", "YResolution", "ResolutionUnit")
-        tags = {name: page.tags[name].value for name in names if name in page.tags}
-    return Picture(data.astype(data.dtype.newbyteorder("=")), _resolution(tags))
-
-
-def _resolution(tags: dict[str, Any]) -> dict[str, Any]:
-    """Turn TIFF tags into the options of `tifffile.imwrite`."""
-    if "XResolution" not in tags or "YResolution" not in tags:
-        return {}
-    return {
-        "resolution": (tags["XResolution"], tags["YResolution"]),
-        "resolutionunit": int(tags.get("ResolutionUnit", 2)),
-    }
-
-
-def _write_tiff(file: BinaryIO, data: Array, metadata: dict[str, Any]) -> None:
-    import tifffile
-
-    options = {k: metadata[k] for k in ("resolution", "resolutionunit") if k in metadata}
-    tifffile.imwrite(file, data, photometric="minisblack", metadata=None, software=False, **options)
+def _header(path: Path) -> Array:
+    """Map an NPY file, which reads no values yet."""
+    try:
+        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except Exception as error:
+        if "Python objects" in str(error):
+            raise InputError(f"{path} holds Python objects, not integers or floats") from None
+        raise _damaged(path, error) from error
 
 
 def _read_npy(path: Path) -> Picture:
-    data = np.load(path, allow_pickle=False)
-    return Picture(data.astype(data.dtype.newbyteorder("=")))
+    values = _header(path)
+    _check_data(path, values)
+    check_size(path, values.shape)
+    values = np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
+    if values.ndim < 3 or values.shape[-1] not in (3, 4):
+        return Picture(values)
+    data, alpha = split_alpha(values, 3)
+    names = "red, green, blue" + (" and alpha" if alpha is not None else "")
+    note = f"the last axis of {values.shape} was read as {names}"
+    return Picture(data, channels=True, alpha=alpha, notes=(note,))
 
 
 def _check_data(path: Path, data: Array) -> None:
-    """Check that the array is one grey picture."""
     if data.dtype.kind not in "iuf":
         raise InputError(f"{path} holds {data.dtype} values: a picture holds integers or floats")
-    if data.ndim == 3 and data.shape[-1] in (3, 4):
-        raise InputError(f"{path} has shape {data.shape}; {_COLOUR}")
-    if data.ndim == 3:
+
+
+def _misfit(kind: str, picture: Picture) -> str | None:
+    """Say why a format cannot hold a picture, or return None."""
+    data, channels = picture.data, picture.data.shape[-1] if picture.channels else 1
+    if picture.alpha is not None and picture.alpha.dtype != data.dtype:
         raise InputError(
-            f"{path} has shape {data.shape}; stacks are not supported yet: give one frame"
+            f"the alpha is {picture.alpha.dtype}, the values are {data.dtype}: both must be one"
         )
-    if data.ndim != 2:
-        raise InputError(
-            f"{path} has shape {data.shape}: a grey picture has two axes, rows and columns"
-        )
+    if kind == "tiff" and (data.dtype.kind not in "iuf" or data.dtype.itemsize > 8):
+        return f"a TIFF holds integers and floats up to 64 bit, not {data.dtype}"
+    if kind in ("tiff", "npy"):
+        return None
+    if kind == "png" and data.dtype not in (np.uint8, np.uint16):
+        return f"a PNG holds 8 or 16 bit integers, not {data.dtype}"
+    if kind == "jpeg" and data.dtype != np.uint8:
+        return f"a JPEG holds 8 bit integers, not {data.dtype}"
+    if picture.n_frames != 1:
+        return f"a {kind.upper()} holds one picture, not a stack of {picture.n_frames}"
+    if channels not in (1, 3):
+        return f"a {kind.upper()} holds grey or RGB, not {channels} channels"
+    if kind == "jpeg" and max(data.shape) > 65500:
+        return f"a JPEG holds at most 65500 rows and columns, not {data.shape}"
+    return None
+
+
+def _losses(kind: str, picture: Picture) -> list[str]:
+    """Say what a format does not carry."""
+    notes = []
+    if kind == "jpeg":
+        notes.append("a JPEG is lossy: the values change slightly")
+        if picture.alpha is not None:
+            notes.append("a JPEG holds no alpha: it was left out")
+    if kind == "npy" and picture.alpha is not None:
+        notes.append("the alpha was appended as the last channel")
+    if kind == "npy" and picture.metadata:
+        notes.append("an NPY holds values only: resolution, profile and the like were left out")
+    tiff = picture.metadata.get("tiff", {})
+    if kind == "png" and picture.alpha is not None and 1 in tiff.get("extrasamples", ()):
+        notes.append("the colours are multiplied by the alpha, which a PNG cannot say")
+    described = tiff.get("imagej") or (tiff.get("description") and tiff.get("kind") != "shaped")
+    if kind in ("png", "jpeg") and described:
+        notes.append(f"a {kind.upper()} holds no TIFF description: it was left out")
+    return notes
 
 
 def _umask() -> int:
@@ -255,6 +397,7 @@ __all__ = [
     "Picture",
     "check_output",
     "read_picture",
+    "read_plane",
     "to_dtype",
     "write_picture",
 ]

@@ -45,10 +45,17 @@ def psnr(reference: Array, estimate: Array) -> float:
     return 10 * math.log10(data_range(reference) ** 2 / error) if error else math.inf
 
 
-def ssim(reference: Array, estimate: Array) -> float:
-    """Return the structural similarity of two grey pictures (doi:10.1109/TIP.2003.819861).
+def ssim(reference: Array, estimate: Array, *, channels: bool = False) -> float:
+    """Return the structural similarity of pictures (doi:10.1109/TIP.2003.819861), a mean of frames.
 
     With scikit-image's defaults: a window of 7 x 7 pixels, or less in smaller pictures.
+
+    Parameters
+    ----------
+    reference, estimate
+        (..., rows, columns), and one more axis with `channels`.
+    channels
+        Whether the last axis is colour channels, whose similarity is averaged.
 
     Raises
     ------
@@ -58,15 +65,20 @@ def ssim(reference: Array, estimate: Array) -> float:
     from skimage.metrics import structural_similarity
 
     _check_shapes(reference, estimate)
-    window = min(7, *reference.shape)
-    return float(
+    picture = reference.shape[-3 if channels else -2 :]
+    window = min(7, *picture[:2])
+    frames = zip(reference.reshape(-1, *picture), estimate.reshape(-1, *picture), strict=True)
+    values = [
         structural_similarity(
-            reference.astype(float),
-            estimate.astype(float),
+            one.astype(float),
+            other.astype(float),
             data_range=data_range(reference),
             win_size=window - 1 + window % 2,
+            channel_axis=-1 if channels else None,
         )
-    )
+        for one, other in frames
+    ]
+    return float(np.mean(values))
 
 
 def _check_shapes(reference: Array, estimate: Array) -> None:

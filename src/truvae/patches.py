@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -11,14 +13,18 @@ from truvae.training import Posterior
 
 
 class Patches:
-    """All overlapping P x P patches of a grey picture as data points, never stored.
+    """All overlapping P x P patches of a picture, or of frames, as data points, never stored.
+
+    The entries of a patch go channel by channel, each row by row: D = K P^2 for K channels.
 
     Parameters
     ----------
     image
-        The picture (R, C), NaN where missing.
+        The picture (R, C) or (R, C, K), or frames (F, R, C, K); NaN where missing.
     size
         P, at most the smaller side of the picture.
+    rows
+        Some of the patches, to have these alone as data points; None for all.
 
     Examples
     --------
@@ -28,63 +34,108 @@ class Patches:
             [ 6.,  7., 10., 11.]]))
     """
 
-    def __init__(self, image: Tensor, size: int) -> None:
+    def __init__(self, image: Tensor, size: int, rows: Tensor | None = None) -> None:
         self.size = size
         self.shape = image.shape
-        self._view = image.unfold(0, size, 1).unfold(1, size, 1)
-        row = torch.arange(size, device=image.device)[:, None] * self.shape[1]
-        self._offsets = (row + torch.arange(size, device=image.device)).flatten()
+        self.device = image.device
+        self._rows = rows
+        frames = image if image.ndim == 4 else image.view(1, *image.shape[:2], -1)
+        self.n_channels = frames.shape[3]
+        self._view = frames.unfold(1, size, 1).unfold(2, size, 1)
+        self._width = frames.shape[2]
+        place = torch.arange(frames[0].numel(), device=image.device).view(frames[0].shape)
+        self._offsets = place[:size, :size].permute(2, 0, 1).flatten()
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the grid of patches: (R - P + 1, C - P + 1)."""
-        return self._view.shape[0], self._view.shape[1]
+        return self._view.shape[1], self._view.shape[2]
+
+    @property
+    def n_entries(self) -> int:
+        """D, entries of a patch: P^2 for each channel."""
+        return len(self._offsets)
 
     def __len__(self) -> int:
-        """Return the number of patches, N = (R - P + 1) (C - P + 1)."""
-        return self.grid[0] * self.grid[1]
+        """Return the number of patches, N = F (R - P + 1) (C - P + 1) if it is all."""
+        if self._rows is not None:
+            return len(self._rows)
+        return len(self._view) * self.grid[0] * self.grid[1]
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """Return the patches `rows` (B,) as (B, P * P)."""
-        width = self._view.shape[1]
-        return self._view[rows // width, rows % width].flatten(1)
+        """Return the patches `rows` (B,) as (B, D)."""
+        return self._view[self._corners(rows)].flatten(1)
 
     def blocks(self, size: int = 1 << 14) -> Iterable[Tensor]:
         """Yield all patches in order, `size` at a time."""
-        for rows in torch.arange(len(self), device=self._offsets.device).split(size):
+        for rows in torch.arange(len(self), device=self.device).split(size):
             yield self[rows]
 
-    def mean_observed(self) -> float:
-        """Return the mean number of observed entries of a patch."""
-        return sum(float(block.isfinite().sum()) for block in self.blocks()) / len(self)
+    def mean_observed(self) -> Tensor:
+        """Return the mean number of observed entries of a patch in each channel: (K,)."""
+        known = (b.isfinite().view(len(b), self.n_channels, -1).sum((0, 2)) for b in self.blocks())
+        return torch.stack([*known]).sum(0).double() / len(self)
 
     def pixels(self, rows: Tensor) -> Tensor:
-        """Return the flat positions in the picture of the patches `rows`: (B, P * P)."""
-        width = self._view.shape[1]
-        corner = rows // width * self.shape[1] + rows % width
+        """Return the flat positions in the picture of the patches `rows`: (B, D)."""
+        frame, row, column = self._corners(rows)
+        height = self.grid[0] + self.size - 1
+        corner = ((frame * height + row) * self._width + column) * self.n_channels
         return corner[:, None] + self._offsets
+
+    def _corners(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return frame, row and column of the first pixels of patches."""
+        rows = rows if self._rows is None else self._rows[rows]
+        n_rows, n_columns = self.grid
+        line = rows // n_columns
+        return line // n_rows, line % n_rows, rows % n_columns
 
 
 def principal_axes(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean (D,) of all patches, their variances (D,) along their principal axes in
-    ascending order, and these axes in columns (D, D), in float64; finite data only.
+    ascending order, and these axes in columns (D, D), in float64.
+
+    Of incomplete patches each covariance is that of the entries observed together.
     """
-    dimension = patches.size**2
-    total = torch.zeros(dimension, dtype=torch.float64, device=patches._offsets.device)
-    moment = total.new_zeros(dimension, dimension)
+    total = torch.zeros(patches.n_entries, dtype=torch.float64, device=patches.device)
+    moment = total.new_zeros(patches.n_entries, patches.n_entries)
+    together = moment.clone()
     for block in patches.blocks():
+        known = block.isfinite()
+        block = block.masked_fill(~known, 0.0)
         total += block.sum(0)
         moment += (block.T @ block).double()
-    mean = total / len(patches)
-    variances, axes = torch.linalg.eigh(moment / len(patches) - mean.outer(mean))
+        together += (known.float().T @ known.float()).double()
+    together = together.clamp(min=1)
+    mean = total / together.diagonal()
+    variances, axes = torch.linalg.eigh(moment / together - mean.outer(mean))
     return mean, variances, axes
 
 
-def principal_features(patches: Patches, n_features: int) -> Tensor:
-    """Return the leading principal components of all patches: (N, n_features), finite data only."""
-    mean, _, axes = principal_axes(patches)
-    leading = axes[:, -n_features:].to(torch.float32)
-    return torch.cat([(block - mean.float()) @ leading for block in patches.blocks()])
+@dataclass(frozen=True)
+class Features:
+    """Coordinates of patches in which near ones look alike: leading principal components.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> patches = Patches(torch.randn(9, 9, generator=g), 3)
+    >>> Features.of(patches, 4)(patches).shape
+    torch.Size([49, 4])
+    """
+
+    mean: Tensor
+    """(D,), the mean patch."""
+    axes: Tensor
+    """(D, n), the leading principal axes in columns."""
+
+    @classmethod
+    def of(cls, patches: Patches, n_features: int) -> "Features":
+        """Find the leading axes of patches."""
+        mean, _, axes = principal_axes(patches)
+        return cls(mean.float(), axes[:, -n_features:].float())
+
+    def __call__(self, patches: Patches) -> Tensor:
+        """Return the coordinates (N, n) of patches without gaps."""
+        return torch.cat([(block - self.mean) @ self.axes for block in patches.blocks()])
 
 
 def noise_level(patches: Patches) -> float:
@@ -110,7 +161,7 @@ def noise_level(patches: Patches) -> float:
 
 
 def merge(patches: Patches, estimates: Iterable[Posterior], doubt: float) -> Tensor:
-    """Average overlapping estimates of patches into a picture (R, C).
+    """Average overlapping estimates of patches into a picture, in the shape of `patches.shape`.
 
     Parameters
     ----------
@@ -123,8 +174,8 @@ def merge(patches: Patches, estimates: Iterable[Posterior], doubt: float) -> Ten
         error that the model does not know of, in squared units of the data; infinite for
         equal weights.
     """
-    device = patches._offsets.device
-    total = torch.zeros(patches.shape, dtype=torch.float64, device=device).flatten()
+    size = patches.shape.numel()
+    total = torch.zeros(size, dtype=torch.float64, device=patches.device)
     weight = torch.zeros_like(total)
     for estimate in estimates:
         trust = 1 / (1 + estimate.variance[:, None].double() / doubt)
@@ -134,24 +185,26 @@ def merge(patches: Patches, estimates: Iterable[Posterior], doubt: float) -> Ten
     return (total / weight).view(patches.shape)
 
 
-def cosine_basis(size: int) -> Tensor:
-    """Return the two-dimensional cosine basis (DCT-II) of P x P patches in columns: (P^2, P^2).
+def cosine_basis(size: int, n_channels: int = 1) -> Tensor:
+    """Return the cosine basis (DCT-II) of P x P patches with K channels in columns: (D, D).
 
-    >>> basis = cosine_basis(3)
-    >>> torch.allclose(basis.T @ basis, torch.eye(9), atol=1e-6)
+    Across the channels it is the cosine transform too, which parts brightness from colour.
+
+    >>> basis = cosine_basis(3, 2)
+    >>> torch.allclose(basis.T @ basis, torch.eye(18), atol=1e-6)
     True
     """
     from scipy.fft import dct
 
-    axis = torch.tensor(dct(np.eye(size), norm="ortho", axis=0), dtype=torch.float32)
-    return torch.kron(axis, axis).T.contiguous()
+    axes = [dct(np.eye(n), norm="ortho", axis=0) for n in (n_channels, size, size)]
+    return torch.tensor(reduce(np.kron, axes).T, dtype=torch.float32).contiguous()
 
 
 __all__ = [
+    "Features",
     "Patches",
     "cosine_basis",
     "merge",
     "noise_level",
     "principal_axes",
-    "principal_features",
 ]

@@ -3,7 +3,9 @@
 The model describes all patches of a picture with one decoder. Once its estimate is there, the
 patches around a place that look most alike in it tell more about that place: their mean and
 covariance are a Gaussian prior of the noise-free patch, and the posterior mean under it is the
-second step of non-local Bayes (Lebrun, Buades and Morel 2013, doi:10.1137/120874989).
+second step of non-local Bayes (Lebrun, Buades and Morel 2013, doi:10.1137/120874989). Missing
+pixels are left out of the likelihood, so that they follow from the known ones alone (Yu, Sapiro
+and Mallat 2012, doi:10.1109/TIP.2011.2176743, do so with Gaussians that all patches share).
 """
 
 from collections.abc import Iterator
@@ -16,25 +18,34 @@ from truvae.training import Posterior
 
 # References lie on every second pixel, in tiles of 8 x 8 that share their candidates.
 _STRIDE, _TILE = 2, 8
+# Where pixels are missing every patch has a system of equations of its own: so many patches of a
+# group are estimated, those nearest to the reference.
+_ESTIMATED = 16
+# What is added to a diagonal over its trace.
+_JITTER = 1e-6
 # The error of a patch estimate that its posterior variance does not know of, in units of the noise.
 _DOUBT = 0.02
 
 
 @torch.no_grad()
 def refine(
-    noisy: Tensor, estimate: Tensor, sigma: float, size: int, n_near: int = 32, reach: int = 20
+    noisy: Tensor,
+    estimate: Tensor,
+    sigma: float,
+    size: int,
+    *,
+    n_near: int = 32,
+    reach: int = 20,
+    spare: float = 0.0,
 ) -> Tensor:
     """Restore a picture once more, given a first estimate of it.
-
-    Missing pixels take the values of the estimate: at the fixed point of repeated calls they are
-    their posterior means, as if they had been left out.
 
     Parameters
     ----------
     noisy
-        The noisy picture (R, C), NaN where missing.
+        The noisy picture (R, C) or (R, C, K), NaN where missing.
     estimate
-        The first estimate (R, C), finite.
+        The first estimate, same shape, finite.
     sigma
         Standard deviation of the noise, in units of the picture.
     size
@@ -43,10 +54,13 @@ def refine(
         Nearest patches that make a prior.
     reach
         How many pixels around a tile of references to look for them.
+    spare
+        Standard deviation, in units of the picture, that every pixel may have besides the
+        covariance of the nearest patches; it keeps priors of fewer patches than entries open.
 
     Returns
     -------
-    The second estimate (R, C).
+    The second estimate, same shape.
 
     Examples
     --------
@@ -59,11 +73,11 @@ def refine(
     >>> errors == sorted(errors, reverse=True)
     True
     """
-    observed = torch.where(noisy.isfinite(), noisy, estimate)
-    data, pilot = Patches(observed, size), Patches(estimate, size)
+    data, pilot = Patches(noisy, size), Patches(estimate.to(noisy), size)
     n_near = min(n_near, len(data))
+    posterior_of = _complete if noisy.isfinite().all() else _incomplete
     posteriors = (
-        _posterior(data, pilot, _nearest(pilot, references, near, n_near), sigma**2)
+        posterior_of(data, pilot, _nearest(pilot, references, near, n_near), sigma**2, spare**2)
         for references, near in _tiles(pilot.grid, reach, noisy.device)
     )
     return merge(data, posteriors, _DOUBT * sigma**2)
@@ -92,25 +106,62 @@ def _numbers(axes: tuple[list[int], list[int]], width: int, device: torch.device
 
 
 def _nearest(patches: Patches, references: Tensor, candidates: Tensor, n: int) -> Tensor:
-    """Return the `n` candidates nearest to each reference in Euclidean distance: (B, n)."""
+    """Return the `n` candidates nearest to each reference in Euclidean distance: (B, n).
+
+    The reference itself comes first, also where others equal it, so that no pixel is left out.
+    """
     distance = torch.cdist(patches[references], patches[candidates])
-    nearest = distance.topk(min(n, len(candidates)), largest=False, sorted=False).indices
+    distance.masked_fill_(candidates == references[:, None], -1.0)
+    nearest = distance.topk(min(n, len(candidates)), largest=False).indices
     return candidates[nearest]
 
 
-def _posterior(data: Patches, pilot: Patches, near: Tensor, sigma2: float) -> Posterior:
-    """Return the posterior of the patches of each group (B, K) under the Gaussian of the group."""
-    shape = (*near.shape, data.size**2)
-    rows = near.flatten()
-    prior = pilot[rows].view(shape)
-    mean = prior.mean(1, keepdim=True)
-    centred = prior - mean
+def _prior(pilot: Patches, near: Tensor, spare2: float) -> tuple[Tensor, Tensor]:
+    """Return the mean (B, 1, D) and covariance (B, D, D) of each group of patches (B, n)."""
+    patches = pilot[near.flatten()].view(*near.shape, pilot.n_entries)
+    mean = patches.mean(1, keepdim=True)
+    centred = patches - mean
     covariance = centred.transpose(1, 2) @ centred / near.shape[1]
-    noise = sigma2 * torch.eye(shape[-1], device=near.device)
+    covariance.diagonal(dim1=1, dim2=2).add_(spare2)
+    return mean, covariance
+
+
+def _complete(
+    data: Patches, pilot: Patches, near: Tensor, sigma2: float, spare2: float
+) -> Posterior:
+    """Return the posterior of all patches of each group (B, n) under the Gaussian of the group."""
+    mean, covariance = _prior(pilot, near, spare2)
+    rows = near.flatten()
+    noise = sigma2 * torch.eye(data.n_entries, device=near.device)
     gain = torch.linalg.solve(covariance + noise, covariance)
-    estimate = mean + (data[rows].view(shape) - mean) @ gain
+    estimate = mean + (data[rows].view(*near.shape, -1) - mean) @ gain
     variance = sigma2 * gain.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
     return Posterior(rows, estimate.flatten(0, 1), variance.expand(near.shape).flatten())
+
+
+def _incomplete(
+    data: Patches, pilot: Patches, near: Tensor, sigma2: float, spare2: float
+) -> Posterior:
+    """Return the posterior of the nearest patches of each group, missing entries left out.
+
+    With O the observed entries it is mean + C_:O (C_OO + sigma2 I)^-1 (x - mean)_O. Each system
+    has D equations, those of missing entries being w = 0.
+    """
+    mean, covariance = _prior(pilot, near, spare2)
+    near = near[:, :_ESTIMATED]
+    rows = near.flatten()
+    x = data[rows].view(*near.shape, -1)
+    known = x.isfinite()
+    observed = known.to(x)
+    system = covariance[:, None] * observed[..., :, None] * observed[..., None, :]
+    # Groups of few patches have singular covariances, in float32 even a little below zero.
+    jitter = _JITTER * covariance.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    system.diagonal(dim1=2, dim2=3).add_(torch.where(known, sigma2 + jitter, 1.0))
+    factor = torch.linalg.cholesky(system)
+    deviation = (x - mean).masked_fill(~known, 0.0)
+    weights = torch.cholesky_solve(deviation[..., None], factor)[..., 0]
+    estimate = mean + weights @ covariance
+    return Posterior(rows, estimate.flatten(0, 1), estimate.new_zeros(len(rows)))
 
 
 __all__ = ["refine"]

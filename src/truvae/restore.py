@@ -1,63 +1,77 @@
-"""Restoration of pictures: standardise, cut into patches, fit, estimate, merge, look again."""
+"""Restoration of pictures of any kind: what the library and the command line call."""
 
-import time
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from truvae.checks import check_patch_size, checked, device_called
-from truvae.chunks import Chunks, NearChunks, ShuffledChunks
+from truvae.checks import check_frames, check_patch_size, device_called, frames_of, masked
 from truvae.errors import InputError
 from truvae.io import to_dtype
+from truvae.job import Done, Job
 from truvae.model import Model
-from truvae.noise import DiagonalGaussian, Gaussian
-from truvae.patches import Patches, cosine_basis, merge, noise_level, principal_features
-from truvae.population import Population
+from truvae.patches import Patches, noise_level
 from truvae.presets import preset as preset_called
-from truvae.refine import refine
-from truvae.settings import SMALLEST_PATCH, Plan, Settings, choose, plan_of, trust_in_dct
-from truvae.training import Clock, Epoch, posterior
+from truvae.settings import (
+    NOISES,
+    SMALLEST_PATCH,
+    STACKS,
+    Plan,
+    Settings,
+    check_choice,
+    choose,
+    plan_of,
+)
+from truvae.stabilise import PoissonGaussian, is_signal_dependent
+from truvae.training import Clock, Epoch
+from truvae.units import Units, rms
 
 Array = npt.NDArray[Any]
 
-# Principal components in which patches count as near.
-_FEATURES = 48
 # Side of the patches from which the noise is estimated, in pixels.
 _NOISE_PATCH = 8
-# Patches between one M-step and the next.
-_CHUNK = 2048
-# Second looks, and the seconds of a time budget that are set aside for each pixel of one.
-_LOOKS, _SECONDS_PER_PIXEL = 2, 4e-5
-# Least noise that is reckoned with, over the spread of the picture: less is beyond float32.
-_LEAST_NOISE = 1e-3
+# Most frames of a stack that take part in that.
+_NOISE_FRAMES = 8
 
 
 @dataclass(frozen=True)
 class Result:
-    """A restored picture and how it came about; all values in the units of the input."""
+    """A restored picture and how it came about; all values in the units of the input.
+
+    Of a stack of frames it holds all of them. If each was restored on its own, levels, bounds and
+    errors are means over the frames, and the model is that of the first one.
+    """
 
     restored: Array
     """The restored picture: shape and dtype of the input."""
     sigma: float
-    """Standard deviation of the noise: given, learned by the isotropic models, or estimated."""
+    """Standard deviation of the noise: given, learned by the isotropic models, estimated, or chosen
+    by hidden pixels. Of several channels, or of noise that depends on the signal, its rms."""
     sigma_source: str
-    """"given", "learned" or "estimated". Learned and estimated levels both take some signal for
-    noise where a picture has much fine detail, so that the smaller one is published."""
+    """"given", "learned", "estimated" or "held-out". Learned and estimated levels both take some
+    signal for noise where a picture has much fine detail, so that the smaller one is published."""
+    sigma_channels: tuple[float, ...]
+    """The same for each channel."""
+    noise: tuple[PoissonGaussian, ...] | None
+    """Gain and variance of the noise of each channel if it depends on the signal."""
     elbo: float
     """Mean over the patches of the lower bound F_n in nats (Eq. 5), by `model`."""
+    held_out_rmse: float | None
+    """Root mean squared error at known pixels that were hidden from the models and predicted (it
+    holds their noise); None where no pixel is missing, as then none is hidden."""
     history: list[Epoch]
     """One record for each epoch, run after run."""
     model: Model
     """The first model of the kind that the picture owes most to, of patches of
-    `(x - offset) / spread`."""
-    offset: float
-    """Mean of the noisy picture; 0 with a preset."""
-    spread: float
-    """Standard deviation of the noisy picture; with a preset what the paper divides by."""
+    `(x - offset) / spread`; of stabilised values where the noise depends on the signal."""
+    offset: Array
+    """(K,), mean of each channel; 0 with a preset."""
+    spread: Array
+    """(K,), standard deviation of the picture; with a preset what the paper divides by."""
     settings: Settings
     """The settings of `model`."""
     covariances: list[str]
@@ -71,7 +85,9 @@ class Result:
     n_data: int
     """Number of patches."""
     missing: float
-    """Share of the pixels that were missing."""
+    """Share of the values that were missing."""
+    frames: int
+    """Number of frames, 1 if it is no stack."""
     device: str
     """Where it was computed."""
 
@@ -84,6 +100,9 @@ class Result:
 def denoise(
     image: npt.ArrayLike,
     *,
+    channel_axis: int | None = None,
+    noise: str = "auto",
+    stack: str = "frames",
     quality: str = "balanced",
     covariance: str = "auto",
     preset: str | None = None,
@@ -102,13 +121,24 @@ def denoise(
     should_stop: Callable[[], bool] = lambda: False,
     return_result: bool = False,
 ) -> Array | Result:
-    """Remove the noise from one grey picture, given nothing but the picture.
+    """Remove the noise from one picture, given nothing but the picture.
 
     Parameters
     ----------
     image
-        The noisy picture (rows, columns), integers or floats in any units. NaN marks missing
-        pixels; they are filled in.
+        The noisy picture, integers or floats in any units: (rows, columns), and one more axis for
+        colours, `channel_axis`. More axes before these are the frames of a stack. NaN marks missing
+        values; they are filled in.
+    channel_axis
+        The axis of colour channels, None for a grey picture. Patches are of all channels together.
+    noise
+        "gaussian" for noise of one level (in each channel), "poisson-gaussian" for noise that grows
+        with the signal, as that of cameras and microscopes: its gain and variance are estimated and
+        the values made to have noise of one level (`truvae.stabilise`). "auto" decides for the
+        latter where the noise is clearly of its kind.
+    stack
+        "frames" to restore each frame of a stack on its own, "shared" to fit models to patches of
+        all frames: much faster, and better if the frames are alike and small.
     quality
         "fast", "balanced" or "best": how much time to take.
     covariance
@@ -165,270 +195,251 @@ def denoise(
     >>> restored.shape, bool(restored.std() < noisy.std() / 2)
     ((24, 24), True)
     """
-    clock = Clock(time_budget, on_progress, should_stop)
-    picture = checked(image)
-    check_patch_size(patch_size or SMALLEST_PATCH, picture.shape)
-    noise = _noise_level(picture, sigma)
-    complete = not np.isnan(picture).any()
-    if preset is not None:
-        plan = plan_of(preset_called(preset), selection)
-    elif selection is not None:
-        raise InputError("a selection goes with a preset: give one, or leave selection out")
-    else:
-        relative = noise / float(np.nanstd(picture))
-        plan = choose(picture.shape, relative, quality, covariance, complete)
-    plan = plan.override(
-        {
-            "patch_size": patch_size,
-            "n_latents": n_latents,
-            "hidden": hidden,
-            "n_states": n_states,
-            "epochs": epochs,
-        }
-    )
-    for settings in plan.models:
-        check_patch_size(settings.patch_size, picture.shape)
-    job = _Job(picture, plan, noise, sigma is not None, device_called(device), random_state)
-    result = job.run(clock, on_epoch)
-    restored = to_dtype(result.restored, np.asarray(image).dtype)
-    return replace(result, restored=restored) if return_result else restored
+    overrides = {
+        "patch_size": patch_size,
+        "n_latents": n_latents,
+        "hidden": hidden,
+        "n_states": n_states,
+        "epochs": epochs,
+    }
+    wishes = _Wishes(noise, sigma, quality, covariance, preset, selection, overrides)
+    wishes.check()
+    check_choice("stack", stack, STACKS)
+    where, clock = device_called(device), Clock(time_budget, on_progress, should_stop)
+    frames, channel_axis = frames_of(image, channel_axis)
+    check_frames(frames, together=stack == "shared")
+    check_patch_size(patch_size or SMALLEST_PATCH, frames.shape[1:])
+    parts = [frames] if stack == "shared" else np.split(frames, len(frames))
+    results = [
+        _restored(part, wishes, where, random_state, clock.part(index, len(parts)), on_epoch)
+        for index, part in enumerate(parts)
+    ]
+    result = _joined(results, np.asarray(image), channel_axis)
+    return result if return_result else result.restored
 
 
-class _Run(NamedTuple):
-    """What one model made of the picture, in standardised units."""
+def inpaint(
+    image: npt.ArrayLike,
+    mask: npt.ArrayLike | None = None,
+    *,
+    denoise: bool = False,
+    channel_axis: int | None = None,
+    return_result: bool = False,
+    **options: Any,
+) -> Array | Result:
+    """Fill in what is missing of a picture, given nothing but the rest of it.
 
-    settings: Settings
-    merged: torch.Tensor
-    model: Model
-    bound: float
-    epochs: int
-    seconds: float
-
-
-class _Job:
-    """The restoration of one picture by one plan: several models, then the second look.
+    Missing values are left out of every sum, as Eq. 16 of the paper has it. Some known pixels are
+    hidden to judge estimates by how well they are predicted.
 
     Parameters
     ----------
-    picture
-        A valid float picture, NaN where pixels are missing.
-    plan
-        Which models to fit.
-    noise
-        The noise level, given or estimated, in units of the picture.
-    known
-        Whether it was given: then it is held.
-    device, seed
-        Where to compute, and the seed of all randomness.
+    image
+        The picture, as for `truvae.denoise`; NaN marks missing values.
+    mask
+        True, or not zero, where the picture is unknown: same shape, or without the channel axis.
+    denoise
+        Whether to remove noise from the known values too; otherwise they stay as they are.
+    channel_axis
+        The axis of colour channels, None for a grey picture.
+    return_result
+        Return a `Result` instead of the array.
+    **options
+        All others of `truvae.denoise`.
+
+    Returns
+    -------
+    The picture without gaps, same shape and dtype; or a `Result` that holds it.
+
+    Raises
+    ------
+    InputError
+        If nothing is missing, or everything, or the picture or an option makes no sense.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> picture = np.add.outer(np.arange(24), np.arange(24))
+    >>> mask = np.random.default_rng(0).random(picture.shape) < 0.3
+    >>> filled = inpaint(picture, mask, epochs=2)
+    >>> bool((filled == picture)[~mask].all()), bool(np.abs(filled - picture).max() < 12)
+    (True, True)
     """
-
-    def __init__(
-        self,
-        picture: Array,
-        plan: Plan,
-        noise: float,
-        known: bool,
-        device: torch.device,
-        seed: int,
-    ) -> None:
-        self.picture, self.plan, self.known = picture, plan, known
-        self.generator = torch.Generator(device).manual_seed(seed)
-        self.units = _Units.of(picture, plan.scale)
-        self.told = noise / self.units.spread
-        self.noise = max(self.told, _LEAST_NOISE)
-        self.image = self.units.standardise(picture, device)
-        self.filled = self.units.standardise(_filled(picture), device)
-        self.history: list[Epoch] = []
-        self._found_features: dict[int, torch.Tensor] = {}
-
-    def run(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Result:
-        """Fit the models, combine their estimates, and look again."""
-        looking = _LOOKS * _SECONDS_PER_PIXEL * self.picture.size if self.plan.refine_size else 0
-        runs = self._fit_all(clock.without(looking), on_epoch)
-        estimate, trust = self._combine(runs)
-        estimate, looks = self._look_again(estimate, clock)
-        main = next(run for run in runs if trust <= 0.5 or run.settings.covariance == "dct")
-        sigma, source = self._published(runs)
-        return Result(
-            restored=estimate.cpu().numpy() * self.units.spread + self.units.offset,
-            sigma=sigma * self.units.spread,
-            sigma_source=source,
-            elbo=self.units.bound(main.bound, self._entries(main.settings)),
-            history=self.history,
-            model=main.model,
-            offset=self.units.offset,
-            spread=self.units.spread,
-            settings=main.settings,
-            covariances=[run.settings.covariance for run in runs],
-            trust_in_dct=trust,
-            looks=looks,
-            epochs=main.epochs,
-            n_data=len(Patches(self.image, main.settings.patch_size)),
-            missing=float(np.isnan(self.picture).mean()),
-            device=str(self.image.device),
-        )
-
-    def _fit_all(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> list[_Run]:
-        """Fit one model after the other, each of the kind that the ones before it call for."""
-        runs: list[_Run] = []
-        n_runs = self.plan.runs
-        while len(runs) < n_runs and not (runs and clock.left() < runs[-1].seconds / 2):
-            settings = self.plan.models[-1 if self._trust(runs) > 0 else 0]
-            run = self._fit(settings, clock.part(len(runs), n_runs), on_epoch)
-            if runs and clock.should_stop():
-                break  # it did not come far enough to help
-            runs.append(run)
-        return runs
-
-    def _fit(self, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None]) -> _Run:
-        """Fit one model and estimate the picture with it."""
-        patches = Patches(self.image, settings.patch_size)
-        entries = self._entries(settings)
-        chunks = self._chunks(settings)
-        model, population = self._start(patches, settings)
-        before = len(self.history)
-        for epoch in settings.train(model, population, patches, chunks, self.generator, clock):
-            self.history.append(self.units.record(epoch, entries))
-            on_epoch(self.history[-1])
-        # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
-        search = settings.search if settings.shares else ()
-        estimates = posterior(model, population, patches, chunks, search, self.generator)
-        merged = merge(patches, estimates, settings.doubt)
-        bound = float(population.bound(slice(None)).mean())
-        epochs, seconds = len(self.history) - before, time.perf_counter() - clock.start
-        return _Run(settings, merged, model, bound, epochs, seconds)
-
-    def _start(self, patches: Patches, settings: Settings) -> tuple[Model, Population]:
-        """Make the untrained model and population."""
-        dct = settings.covariance == "dct"
-        noise = self._diagonal(patches) if dct else self._white(settings)
-        decoder = settings.decoder(patches.size**2 * (2 if dct else 1), self.generator)
-        model = Model(settings.prior(self.image.device), decoder, noise)
-        return model, settings.states(len(patches), self.generator)
-
-    def _white(self, settings: Settings) -> Gaussian:
-        """Return white noise: as it is known, or where its learning starts."""
-        if self.known:
-            return Gaussian(self._scalar(self.noise**2), fixed=True)
-        start = settings.sigma2 or float(np.nanvar(self.picture)) / self.units.spread**2
-        return Gaussian(self._scalar(start))
-
-    def _diagonal(self, patches: Patches) -> DiagonalGaussian:
-        """Return noise whose signal variances start as those of all patches."""
-        basis = cosine_basis(patches.size).to(self.image.device)
-        energy = sum((block @ basis).square().sum(0) for block in patches.blocks()) / len(patches)
-        noise = self._scalar(self.noise**2)
-        return DiagonalGaussian(noise, basis, (energy - noise).clamp(min=0.02 * self.noise**2))
-
-    def _chunks(self, settings: Settings) -> Chunks:
-        """Draw groups of near patches where these share states, else random ones."""
-        if not settings.shares:
-            return ShuffledChunks(len(Patches(self.image, settings.patch_size)), settings.group)
-        features = self._features(settings.patch_size)
-        return NearChunks(features, settings.group, _CHUNK // settings.group)
-
-    def _features(self, size: int) -> torch.Tensor:
-        """Return coordinates of all patches in which near ones look alike; found once per size."""
-        if size not in self._found_features:
-            self._found_features[size] = principal_features(Patches(self.filled, size), _FEATURES)
-        return self._found_features[size]
-
-    def _trust(self, runs: Sequence[_Run]) -> float:
-        """Return how far to trust models of kind "dct" after a first isotropic one, in [0, 1]."""
-        isotropic_only = len(self.plan.models) == 1 or not runs
-        return 0.0 if isotropic_only else trust_in_dct(_learned(runs), self.noise)
-
-    def _combine(self, runs: Sequence[_Run]) -> tuple[torch.Tensor, float]:
-        """Average the estimates of each kind, and the kinds by the trust in them."""
-        estimates: dict[str, list[torch.Tensor]] = {}
-        for run in runs:
-            estimates.setdefault(run.settings.covariance, []).append(run.merged)
-        kinds = {kind: torch.stack(merged).mean(0) for kind, merged in estimates.items()}
-        if len(kinds) == 1:
-            ((kind, estimate),) = kinds.items()
-            return estimate, float(kind == "dct")
-        trust = self._trust(runs)
-        return torch.lerp(kinds["isotropic"], kinds["dct"], trust), trust
-
-    def _look_again(self, estimate: torch.Tensor, clock: Clock) -> tuple[torch.Tensor, int]:
-        """Refine the estimate as often as planned, and as the time allows."""
-        looks, size = 0, self.plan.refine_size
-        while size and looks < _LOOKS and clock.left() > 0 and not clock.should_stop():
-            estimate = refine(self.image, estimate, self.noise, size)
-            looks += 1
-        return estimate, looks
-
-    def _published(self, runs: Sequence[_Run]) -> tuple[float, str]:
-        """Return the noise level to tell, in standardised units, and where it is from."""
-        if self.known:
-            return self.told, "given"
-        learned = _learned(runs)
-        if learned < self.told or self.plan.models[-1].covariance == "isotropic":
-            return learned, "learned"
-        return self.told, "estimated"
-
-    def _entries(self, settings: Settings) -> float:
-        return Patches(self.image, settings.patch_size).mean_observed()
-
-    def _scalar(self, value: float) -> torch.Tensor:
-        return torch.tensor(value, device=self.image.device)
-
-
-def _learned(runs: Sequence[_Run]) -> float:
-    """Return the mean noise level that isotropic models found; infinite without one."""
-    noises = [run.model.noise for run in runs]
-    levels = [float(n.mean_error) ** 0.5 for n in noises if isinstance(n, Gaussian)]
-    return float(np.mean(levels)) if levels else np.inf
-
-
-class _Units(NamedTuple):
-    """The units of the input: x = offset + spread * standardised x."""
-
-    offset: float
-    spread: float
-
-    @classmethod
-    def of(cls, picture: Array, scale: float | None = None) -> "_Units":
-        """Return units in which a picture has mean 0 and variance 1, or is divided by `scale`."""
-        if scale is not None:
-            return cls(0.0, scale)
-        return cls(float(np.nanmean(picture)), float(np.nanstd(picture)))
-
-    def standardise(self, picture: Array, device: torch.device) -> torch.Tensor:
-        standard = (picture - self.offset) / self.spread
-        return torch.as_tensor(standard, dtype=torch.float32, device=device)
-
-    def bound(self, elbo: float, entries: float) -> float:
-        """Turn a lower bound of standardised data with so many entries into one of the data."""
-        return elbo - entries * float(np.log(self.spread))
-
-    def record(self, epoch: Epoch, entries: float) -> Epoch:
-        return replace(epoch, elbo=self.bound(epoch.elbo, entries), sigma=epoch.sigma * self.spread)
-
-
-def _noise_level(picture: Array, sigma: float | None) -> float:
-    """Return `sigma` if it is given and valid, else an estimate from the noisy picture."""
-    if sigma is not None:
-        if not 0 < sigma < np.inf:
-            raise InputError(f"sigma must be above 0, in units of the picture, not {sigma:g}")
-        return float(sigma)
-    units = _Units.of(picture)
-    standard = units.standardise(_filled(picture), torch.device("cpu"))
-    # Small pictures have too few patches for the covariance of large ones.
-    size = min(_NOISE_PATCH, max(2, round(picture.size**0.5) // 12), *picture.shape)
-    return units.spread * noise_level(Patches(standard, size))
-
-
-def _filled(picture: Array) -> Array:
-    """Fill missing pixels with the nearest known one, to start from."""
-    missing = np.isnan(picture)
+    damaged = masked(image, mask, channel_axis)
+    missing = np.isnan(damaged)
     if not missing.any():
-        return picture
-    from scipy.ndimage import distance_transform_edt
+        raise InputError(
+            "nothing is missing: give a mask that is not zero where the picture is unknown, or "
+            "mark unknown values as NaN"
+        )
+    result: Result = _denoise(damaged, channel_axis=channel_axis, return_result=True, **options)
+    restored = to_dtype(result.restored, np.asarray(image).dtype)
+    if not denoise:
+        restored = np.where(missing, restored, np.asarray(image))
+    result = replace(result, restored=restored)
+    return result if return_result else result.restored
 
-    nearest = distance_transform_edt(missing, return_distances=False, return_indices=True)
-    filled: Array = picture[tuple(nearest)]
-    return filled
+
+# `inpaint` has an option of this name.
+_denoise: Callable[..., Any] = denoise
 
 
-__all__ = ["Result", "denoise"]
+@dataclass(frozen=True)
+class _Wishes:
+    """What was asked for, for every frame."""
+
+    noise: str
+    sigma: float | None
+    quality: str
+    covariance: str
+    preset: str | None
+    selection: str | None
+    overrides: dict[str, Any]
+
+    def check(self) -> None:
+        """Raise an `InputError` for wishes that make no sense, whatever the picture."""
+        check_choice("noise", self.noise, NOISES)
+        if self.sigma is not None and not 0 < self.sigma < np.inf:
+            raise InputError(f"sigma must be above 0, in units of the picture, not {self.sigma:g}")
+        if self.sigma is not None and self.noise == "poisson-gaussian":
+            raise InputError("sigma is the level of gaussian noise: leave one of both out")
+        if self.preset is None and self.selection is not None:
+            raise InputError("a selection goes with a preset: give one, or leave selection out")
+        self.plan((1 << 10, 1 << 10), 0.5, True)
+
+    def plan(self, shape: tuple[int, int], noise: float, complete: bool) -> Plan:
+        """Return the plan for a picture whose noise has this share of its spread."""
+        if self.preset is not None:
+            plan = plan_of(preset_called(self.preset), self.selection)
+        else:
+            plan = choose(shape, noise, self.quality, self.covariance, complete)
+        return plan.override(self.overrides)
+
+    def stabilisers(self, frames: Array) -> tuple[PoissonGaussian, ...] | None:
+        """Return the noise of each channel of frames if it is to count as signal-dependent."""
+        if self.sigma is not None or self.preset is not None or self.noise == "gaussian":
+            return None
+        channels = _channels(_some(frames))
+        if self.noise == "auto":
+            planes = (plane for channel in channels for plane in channel)
+            if not any(is_signal_dependent(plane) for plane in planes):
+                return None
+        # All frames above each other have one noise.
+        return tuple(PoissonGaussian.estimate(np.concatenate([*frames])) for frames in channels)
+
+
+def _restored(
+    frames: Array,
+    wishes: _Wishes,
+    device: torch.device,
+    seed: int,
+    clock: Clock,
+    on_epoch: Callable[[Epoch], None],
+) -> Result:
+    """Restore frames (F, R, C, K) by models that they share; constant channels stay as they are."""
+    constant = np.nanmax(frames, (0, 1, 2)) == np.nanmin(frames, (0, 1, 2))
+    noise = wishes.stabilisers(frames[..., ~constant])
+    units = Units.of(frames[..., ~constant], noise)
+    varying = frames[..., ~constant]
+    levels = _noise_levels(units.stabilise(varying), wishes.sigma)
+    complete = not np.isnan(varying).any()
+    plan = wishes.plan(frames.shape[1:3], rms(levels) / rms(units.spread), complete)
+    for settings in plan.models:
+        check_patch_size(settings.patch_size, frames.shape[1:])
+    if plan.scale is not None:
+        units = Units.of(varying, noise, plan.scale)
+    elif complete:
+        units = units.balanced(levels)
+    told = rms(levels / units.spread)
+    job = Job(varying, plan, units, told, wishes.sigma is not None, device, seed)
+    return _result(job.run(clock, on_epoch), frames, constant, units)
+
+
+def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:
+    """Put together what there is to tell of frames, some of whose channels are constant."""
+    restored = np.broadcast_to(np.nanmax(frames, (0, 1, 2)), frames.shape).copy()
+    restored[..., ~constant] = done.restored
+    sigmas = np.zeros(len(constant))
+    sigmas[~constant] = units.sigma(done.sigma)
+    rmse = done.held_out_rmse
+    return Result(
+        restored=restored,
+        sigma=rms(sigmas[~constant]),
+        sigma_source=done.sigma_source,
+        sigma_channels=tuple(sigmas.tolist()),
+        noise=units.noise,
+        elbo=done.elbo,
+        held_out_rmse=None if rmse is None else rms(units.sigma(rmse)),
+        history=done.history,
+        model=done.model,
+        offset=units.offset,
+        spread=units.spread,
+        settings=done.settings,
+        covariances=done.covariances,
+        trust_in_dct=done.trust_in_dct,
+        looks=done.looks,
+        epochs=done.epochs,
+        n_data=done.n_data,
+        missing=float(np.isnan(frames).mean()),
+        frames=len(frames),
+        device=done.device,
+    )
+
+
+def _joined(results: list[Result], array: Array, channel_axis: int | None) -> Result:
+    """Put frames together into an array like the one they came from."""
+    restored = np.concatenate([result.restored for result in results])
+    if channel_axis is None:
+        restored = restored.reshape(array.shape)
+    else:
+        moved = np.moveaxis(np.empty(array.shape, np.uint8), channel_axis, -1).shape
+        restored = np.moveaxis(restored.reshape(moved), -1, channel_axis)
+    held_out = [result.held_out_rmse for result in results if result.held_out_rmse is not None]
+    sigmas = np.sqrt(np.mean([np.square(result.sigma_channels) for result in results], 0))
+    return replace(
+        results[0],
+        restored=to_dtype(restored, array.dtype),
+        sigma=rms(np.array([result.sigma for result in results])),
+        sigma_channels=tuple(sigmas.tolist()),
+        elbo=float(np.mean([result.elbo for result in results])),
+        held_out_rmse=rms(np.array(held_out)) if held_out else None,
+        history=[epoch for result in results for epoch in result.history],
+        n_data=sum(result.n_data for result in results),
+        missing=float(np.mean([result.missing for result in results])),
+        frames=sum(result.frames for result in results),
+    )
+
+
+def _channels(frames: Array) -> list[Array]:
+    """Return the channels (F, R, C) of frames (F, R, C, K)."""
+    return [frames[..., k] for k in range(frames.shape[3])]
+
+
+def _some(frames: Array) -> Array:
+    """Return at most a few frames, evenly spaced, and none that is constant."""
+    rough = [frame for frame in frames if np.nanstd(frame) > 0]
+    return np.stack(rough[:: -(-len(rough) // _NOISE_FRAMES)])
+
+
+def _noise_levels(frames: Array, sigma: float | None) -> Array:
+    """Return the level of noise of each channel, (K,): as given, or estimated."""
+    channels = _channels(_some(frames))
+    if sigma is not None:
+        return np.full(len(channels), float(sigma))
+    # Small pictures have too few patches for the covariance of large ones.
+    shape = frames.shape[1:3]
+    size = min(_NOISE_PATCH, max(2, round(math.prod(shape) ** 0.5) // 12), *shape)
+    return np.array(
+        [rms(np.array([_noise_level(plane, size) for plane in planes])) for planes in channels]
+    )
+
+
+def _noise_level(plane: Array, size: int) -> float:
+    offset, spread = float(np.nanmean(plane)), float(np.nanstd(plane))
+    if spread == 0:  # a channel of one frame may be constant though others are not
+        return 0.0
+    standard = torch.as_tensor((plane - offset) / spread, dtype=torch.float32)
+    return spread * noise_level(Patches(standard, size))
+
+
+__all__ = ["Result", "denoise", "inpaint"]

@@ -15,8 +15,13 @@ SMALLEST_PATCH = 7
 _WEAK, _STRONG = 0.43, 0.6
 # Models in all, and epochs of an "isotropic" and a "dct" one for a picture of 256 x 256 pixels.
 _EFFORT = {"fast": (1, 5, 6), "balanced": (2, 8, 12), "best": (4, 10, 16)}
+# Further looks at complete pictures; sides of patches and most looks at incomplete ones.
+_LOOKS = 2
+_FILLING = {"fast": ((6,), 6), "balanced": ((6,), 14), "best": ((5, 6, 8), 24)}
 QUALITIES = tuple(_EFFORT)
 COVARIANCES = ("auto", "isotropic", "dct")
+NOISES = ("auto", "gaussian", "poisson-gaussian")
+STACKS = ("frames", "shared")
 # By how much the variance of the noise that the white-noise model learns may exceed the estimate
 # before it counts as signal that this model cannot explain: from none to all of the trust goes to
 # the other model.
@@ -71,8 +76,10 @@ class Plan:
     what it learns tells whether the second one, "dct", or again the first serves the picture."""
     runs: int
     """How many models are fitted in all."""
-    refine_size: int | None = None
-    """Side of the patches of the second look in pixels; None for no second look."""
+    sizes: tuple[int, ...] = ()
+    """Sides in pixels of the patches of further looks; of several, hidden pixels choose one."""
+    looks: int = 0
+    """How many further looks to take, if pixels are missing at most."""
     scale: float | None = None
     """What values are divided by; None to standardise the picture."""
 
@@ -116,8 +123,8 @@ def choose(
     >>> [model.covariance for model in choose((256, 256), 0.5, "balanced").models]
     ['isotropic', 'dct']
     """
-    _check_choice("quality", quality, QUALITIES)
-    _check_choice("covariance", covariance, COVARIANCES)
+    check_choice("quality", quality, QUALITIES)
+    check_choice("covariance", covariance, COVARIANCES)
     if covariance == "dct" and not complete:
         raise InputError(
             "covariance dct needs a picture without missing pixels: choose auto or isotropic"
@@ -125,11 +132,13 @@ def choose(
     runs, epochs, dct_epochs = _EFFORT[quality]
     isotropic, dct = _isotropic(shape, noise, epochs), _dct(shape, noise, dct_epochs)
     if covariance == "isotropic":
-        return Plan((isotropic,), runs, None)
-    size = min(10 if noise > _STRONG else 8, *shape)
+        return Plan((isotropic,), runs)
     if not complete:
-        return Plan((isotropic,), runs, size)
-    return Plan((dct,) if covariance == "dct" or runs == 1 else (isotropic, dct), runs, size)
+        sizes, looks = _FILLING[quality]
+        return Plan((isotropic,), runs, tuple({min(size, *shape): 0 for size in sizes}), looks)
+    sizes = (min(10 if noise > _STRONG else 8, *shape),)
+    models = (dct,) if covariance == "dct" or runs == 1 else (isotropic, dct)
+    return Plan(models, runs, sizes, _LOOKS)
 
 
 def plan_of(preset: Preset, selection: str | None = None) -> Plan:
@@ -138,23 +147,23 @@ def plan_of(preset: Preset, selection: str | None = None) -> Plan:
     Parameters
     ----------
     preset
-        A row of Table 1 for denoising.
+        A row of Table 1 for denoising or inpainting.
     selection
         Another law for the parents: a key of `proposals.SELECTIONS`.
 
     Raises
     ------
     InputError
-        If the preset is not for denoising pictures, or there is no such law.
+        If the preset is not for pictures, or there is no such law.
     """
-    if preset.task != "denoise" or preset.patch_size is None:
+    if preset.task == "other" or preset.patch_size is None:
         raise InputError(
-            f"this preset is not for denoising pictures (it is the paper's {preset.source}): "
-            "take one of paper:denoise-..."
+            f"this preset is not for restoring pictures (it is the paper's {preset.source}): "
+            "take one of paper:denoise-... or paper:inpaint-..."
         )
     recipe = preset.recipe
     if selection is not None:
-        _check_choice("selection", selection, tuple(SELECTIONS))
+        check_choice("selection", selection, tuple(SELECTIONS))
         recipe = recipe.select(SELECTIONS[selection])
     settings = Settings(**vars(recipe), patch_size=preset.patch_size, doubt=math.inf)
     return Plan((settings,), 1, scale=preset.scale)
@@ -170,7 +179,8 @@ def _check_search(settings: Settings) -> None:
             )
 
 
-def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
+def check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise an `InputError` if `value` is not one of the `known` ones."""
     if value not in known:
         raise InputError(f"no {what} {value!r}: choose one of {', '.join(known)}")
 
@@ -241,10 +251,13 @@ def _by_size(shape: tuple[int, int], size: int) -> tuple[float, float]:
 
 __all__ = [
     "COVARIANCES",
+    "NOISES",
     "QUALITIES",
     "SMALLEST_PATCH",
+    "STACKS",
     "Plan",
     "Settings",
+    "check_choice",
     "choose",
     "plan_of",
     "trust_in_dct",

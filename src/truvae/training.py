@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -232,27 +232,31 @@ class Clock:
         Told the progress in [0, 1] now and then.
     should_stop
         Asked now and then; training ends once it says True.
+    closing
+        Passes over the data that come after the training.
     """
 
     budget: float | None = None
     on_progress: Callable[[float], None] = lambda progress: None
     should_stop: Callable[[], bool] = lambda: False
+    closing: int = 1
 
     def __post_init__(self) -> None:
         """Start the clock."""
         self.start = time.perf_counter()
 
-    def progress(self, share: float, closing: float) -> float:
+    def progress(self, share: float, one_pass: float) -> float:
         """Return the progress in [0, 1].
 
         Parameters
         ----------
         share
             Share of the planned epochs that is done.
-        closing
-            Seconds that the closing pass will take.
+        one_pass
+            Seconds that a pass over the data takes.
         """
-        progress = 1.0 if self.should_stop() else min(1.0, max(share, self._spent(closing)))
+        spent = self._spent(self.closing * one_pass)
+        progress = 1.0 if self.should_stop() else min(1.0, max(share, spent))
         self.on_progress(progress)
         return progress
 
@@ -264,16 +268,27 @@ class Clock:
 
     def without(self, seconds: float) -> "Clock":
         """Return a clock that leaves so many seconds of the budget untouched."""
-        budget = None if self.budget is None else max(self.left() - seconds, 1e-3)
-        return Clock(budget, self.on_progress, self.should_stop)
+        return replace(self, budget=self._rest(seconds))
+
+    def before(self, passes: int) -> "Clock":
+        """Return a clock for training that so many passes over the data follow."""
+        return replace(
+            self,
+            budget=self._rest(),
+            on_progress=lambda done: self.on_progress(0.5 * done),
+            closing=passes,
+        )
 
     def part(self, index: int, n: int) -> "Clock":
         """Return a clock for part `index` (from 0) of `n`, with its share of the time left."""
-        return Clock(
-            None if self.budget is None else self.left() / (n - index),
-            lambda done: self.on_progress((index + done) / n),
-            self.should_stop,
+        return replace(
+            self,
+            budget=None if self.budget is None else self.left() / (n - index),
+            on_progress=lambda done: self.on_progress((index + done) / n),
         )
+
+    def _rest(self, without: float = 0.0) -> float | None:
+        return None if self.budget is None else max(self.left() - without, 1e-3)
 
     def _spent(self, closing: float) -> float:
         if self.budget is None:

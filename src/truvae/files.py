@@ -1,0 +1,341 @@
+"""One picture file: read it, restore it, write the result, and say what was done."""
+
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from truvae.errors import InputError
+from truvae.io import Picture, check_output, read_picture, read_plane, to_dtype, write_picture
+
+if TYPE_CHECKING:
+    from truvae.restore import Result
+    from truvae.training import Epoch
+
+Array = npt.NDArray[Any]
+
+# Seconds of a time budget that go to starting the interpreter, measuring and writing the result.
+_OVERHEAD = 1.5
+# Options that are handed to `truvae.denoise` and `truvae.inpaint` as they are.
+_PASSED_ON = (
+    "quality",
+    "noise",
+    "stack",
+    "covariance",
+    "preset",
+    "selection",
+    "sigma",
+    "patch_size",
+    "n_latents",
+    "hidden",
+    "n_states",
+    "epochs",
+    "device",
+)
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    """What is restored, and what it is compared with."""
+
+    damaged: Array
+    """Shape of the picture's data; noise, where it was added, neither clipped nor rounded."""
+    missing: Array | None
+    """Same shape, true where values are missing; None for `truvae denoise`."""
+    reference: Array | None
+    """The clean picture, if there is one."""
+
+
+def restore_file(
+    source: Path,
+    target: Path,
+    options: Mapping[str, Any],
+    start: float,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """Restore one file and return its record (the keys of `--json`).
+
+    Parameters
+    ----------
+    source, target
+        The file to read and the one to write.
+    options
+        Those of the command line; with "missing" for `truvae inpaint`.
+    start
+        When the work began, by `time.perf_counter`.
+    should_stop
+        Asked now and then; once it says True, the best so far is written.
+
+    Raises
+    ------
+    InputError
+        If the file or an option makes no sense.
+    """
+    picture = read_picture(source)
+    check_output(target, picture)
+    if target.exists() and target.samefile(source):
+        raise InputError(f"{target} is the input: give another output file")
+    experiment = _experiment(picture, options)
+    notes = [*picture.notes, *_share(experiment.missing)]
+    _tell(notes, options)
+    result, warned = _restore(experiment, picture.channels, options, start, should_stop)
+    restored = to_dtype(result.restored, picture.data.dtype)
+    late = [*warned, *write_picture(target, replace(picture, data=restored))]
+    _tell(late, options)
+    record = _describe(result, options)
+    record |= {"input": str(source), "output": str(target), "shape": list(picture.data.shape)}
+    record |= _measure(experiment, restored, picture.channels) | _cost(start)
+    return record | {"notes": [*notes, *late]}
+
+
+def add_noise(picture: Array, sigma: float, seed: int) -> Array:
+    """Add Gaussian noise in input units, neither clipped nor rounded."""
+    noisy: Array = picture + np.random.default_rng(seed).normal(0, sigma, picture.shape)
+    return noisy
+
+
+def _experiment(picture: Picture, options: Mapping[str, Any]) -> _Experiment:
+    """Damage the picture as asked, and find what to compare the result with."""
+    given = [name for name in ("add_noise", "drop") if options.get(name) is not None]
+    reference = picture.data if given else None
+    if options["reference"] is not None:
+        if given:
+            flag = "--" + given[0].replace("_", "-")
+            raise InputError(f"{flag} takes IN as the clean picture: leave --reference out")
+        reference = _reference(options["reference"], picture)
+    damaged = picture.data
+    if options["add_noise"] is not None:
+        damaged = add_noise(damaged, options["add_noise"], options["seed"])
+    missing = _missing(picture, options) if "drop" in options else None
+    return _Experiment(damaged, missing, reference)
+
+
+def _reference(path: str, picture: Picture) -> Array:
+    reference = read_picture(path).data
+    if reference.shape != picture.data.shape:
+        raise InputError(
+            f"the reference has shape {reference.shape}, the picture {picture.data.shape}: "
+            "they must be equal"
+        )
+    return reference
+
+
+def _missing(picture: Picture, options: Mapping[str, Any]) -> Array:
+    """Return where values are missing, in the shape of the picture."""
+    data, n_channels = picture.data, picture.data.shape[-1] if picture.channels else 1
+    pixels = data.shape[:-1] if picture.channels else data.shape
+    unknown = np.isnan(data)
+    if options["mask"] is not None:
+        unknown = unknown | _spread(_mask(options, pixels), n_channels, data.shape)
+    if options["missing_value"] is not None:
+        same = (data == options["missing_value"]).reshape(*pixels, n_channels).all(axis=-1)
+        unknown = unknown | _spread(same, n_channels, data.shape)
+    if options["drop"] is not None:
+        whole = options["drop_per"] == "pixel"
+        shape = pixels if whole else data.shape
+        drawn = np.random.default_rng(options["seed"]).random(shape) < options["drop"]
+        unknown = unknown | (_spread(drawn, n_channels, data.shape) if whole else drawn)
+    return np.asarray(unknown)
+
+
+def _mask(options: Mapping[str, Any], pixels: tuple[int, ...]) -> Array:
+    """Read the mask: true where pixels are missing, in every frame."""
+    mask = read_plane(options["mask"])
+    if mask.shape != pixels[-2:]:
+        raise InputError(
+            f"the mask has shape {mask.shape}, the picture {pixels[-2:]}: they must be equal"
+        )
+    unknown = mask != 0
+    return np.broadcast_to(~unknown if options["invert_mask"] else unknown, pixels)
+
+
+def _spread(pixels: Array, n_channels: int, shape: tuple[int, ...]) -> Array:
+    """Give all channels of a pixel the same."""
+    return np.repeat(pixels[..., None], n_channels, axis=-1).reshape(shape)
+
+
+def _share(missing: Array | None) -> list[str]:
+    """Say how much is missing."""
+    return [] if missing is None else [f"{missing.mean():.1%} of the picture is missing"]
+
+
+def _restore(
+    experiment: _Experiment,
+    channels: bool,
+    options: Mapping[str, Any],
+    start: float,
+    should_stop: Callable[[], bool],
+) -> tuple["Result", list[str]]:
+    """Call `truvae.denoise` or `truvae.inpaint` with a progress bar; return warnings too."""
+    budget = options["time_budget"]
+    if options["threads"]:
+        os.environ["OMP_NUM_THREADS"] = str(options["threads"])
+    import torch
+
+    from truvae import restore
+
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    chosen = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
+    with _progress_bar(options) as (on_progress, on_epoch), _caught() as messages:
+        chosen |= {
+            "channel_axis": -1 if channels else None,
+            "time_budget": budget and max(budget - _OVERHEAD - (time.perf_counter() - start), 1e-3),
+            "random_state": options["seed"],
+            "on_progress": on_progress,
+            "on_epoch": on_epoch,
+            "should_stop": should_stop,
+            "return_result": True,
+        }
+        result: Any
+        if experiment.missing is None:
+            result = restore.denoise(experiment.damaged, **chosen)
+        else:
+            chosen |= {"denoise": options["denoise"]}
+            result = restore.inpaint(experiment.damaged, experiment.missing, **chosen)
+    return result, messages
+
+
+@contextmanager
+def _caught() -> Iterator[list[str]]:
+    """Collect our warnings, which are meant for people, as lines."""
+    lines: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield lines
+    texts = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    lines += dict.fromkeys(texts)
+
+
+@contextmanager
+def _progress_bar(
+    options: Mapping[str, Any],
+) -> Iterator[tuple[Callable[[float], None], Callable[["Epoch"], None]]]:
+    """Show progress on stderr: a bar, and with --verbose a line for every epoch."""
+    from tqdm import tqdm
+
+    shape = "{percentage:3.0f}% |{bar}| {elapsed}, {remaining} to go  {desc}"
+    with tqdm(
+        total=1.0,
+        file=sys.stderr,
+        disable=options["quiet"],
+        leave=False,
+        bar_format=shape,
+        delay=1,  # bad input is told in one line, without a bar before it
+    ) as bar:
+
+        def on_progress(progress: float) -> None:
+            bar.update(progress - bar.n)
+
+        def on_epoch(epoch: "Epoch") -> None:
+            line = (
+                f"epoch {epoch.index + 1}  F {epoch.elbo:.2f}  sigma {epoch.sigma:.4g}  "
+                f"active latents {epoch.active_latents:.2f}"
+            )
+            bar.set_description_str(line)
+            if options["verbose"]:
+                bar.write(f"{line}  {epoch.seconds:.1f} s", file=sys.stderr)
+
+        yield on_progress, on_epoch
+
+
+def _tell(notes: list[str], options: Mapping[str, Any]) -> None:
+    """Print notes for people on stderr."""
+    for note in notes if not options["quiet"] else []:
+        print(f"truvae: note: {note}", file=sys.stderr)
+
+
+def _describe(result: "Result", options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was done and learned."""
+    settings, noise = result.settings, result.noise
+    seconds = [epoch.seconds for epoch in result.history]
+    return {
+        "kind": "picture",
+        "seed": options["seed"],
+        "preset": options.get("preset"),
+        "covariance": options.get("covariance", "auto"),
+        "covariances": result.covariances,
+        "trust_in_dct": result.trust_in_dct,
+        "looks": result.looks,
+        "quality": options["quality"],
+        "device": result.device,
+        "frames": result.frames,
+        "n_data": result.n_data,
+        "patch_size": settings.patch_size,
+        "n_latents": settings.n_latents,
+        "hidden": list(settings.hidden),
+        "n_states": settings.n_states,
+        "epochs": result.epochs,
+        "elbo": result.elbo,
+        "sigma": result.sigma,
+        "sigma_source": result.sigma_source,
+        "sigma_channels": list(result.sigma_channels),
+        "noise": "gaussian" if noise is None else "poisson-gaussian",
+        "noise_gain": None if noise is None else [channel.gain for channel in noise],
+        "noise_variance": None if noise is None else [channel.variance for channel in noise],
+        "active_latents": result.active_latents,
+        "missing": result.missing,
+        "held_out_rmse": result.held_out_rmse,
+        "seconds_per_epoch": sum(seconds) / len(seconds) if seconds else None,
+    }
+
+
+def _measure(experiment: _Experiment, restored: Array, channels: bool) -> dict[str, float | None]:
+    """Return the quality of the picture as written, null without a reference."""
+    if experiment.reference is None:
+        return {"psnr_noisy": None, "psnr": None, "ssim": None}
+    from truvae.metrics import psnr, ssim
+
+    known = experiment.damaged
+    if experiment.missing is not None:
+        known = np.where(experiment.missing, np.nan, known)
+    values = {
+        "psnr_noisy": psnr(experiment.reference, known),
+        "psnr": psnr(experiment.reference, restored),
+        "ssim": ssim(experiment.reference, restored, channels=channels),
+    }
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _cost(start: float) -> dict[str, float | None]:
+    return {"seconds": time.perf_counter() - start, "peak_memory_mb": _peak_memory_mb()}
+
+
+def _peak_memory_mb() -> float | None:
+    """Return the highest resident size of this process, None where it cannot be told."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """Return a record in one line for people."""
+    parts = [record["output"], f"sigma {record['sigma']:.4g} ({record['sigma_source']})"]
+    if record["noise_gain"] is not None:
+        gains = ", ".join(f"{gain:.3g}" for gain in record["noise_gain"])
+        parts.append(f"noise grows with the signal (gain {gains})")
+    if record["missing"]:
+        parts.append(f"{record['missing']:.1%} missing pixels filled in")
+    if record["held_out_rmse"] is not None:
+        parts.append(f"error at hidden pixels {record['held_out_rmse']:.4g}")
+    if record["psnr"] is not None:
+        before = "" if record["psnr_noisy"] is None else f"{record['psnr_noisy']:.2f} -> "
+        parts.append(f"PSNR {before}{record['psnr']:.2f} dB")
+        parts.append(f"SSIM {record['ssim']:.3f}")
+    parts.append(f"{len(record['covariances'])} models in {record['seconds']:.1f} s")
+    return "  ".join(parts)
+
+
+__all__ = ["add_noise", "restore_file", "summary"]

@@ -1,0 +1,179 @@
+"""Looks at an incomplete picture until hidden pixels say that it gets no better.
+
+A few known pixels are hidden from the model and from the looks. How well an estimate predicts them
+is its error at the missing ones: it chooses the noise level that looks reckon with, the size of
+their patches and when to stop, and needs no clean picture.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from truvae.refine import refine
+
+# Share of the known pixels that are hidden, and the fewest that can judge.
+_SHARE, _FEWEST = 0.02, 16
+# By how much the noise level falls from one look to the next, and the least error of hidden pixels
+# in favour of a change.
+_COOLING, _GAIN = 0.7, 1e-3
+# Standard deviation besides the nearest patches, in units of the spread of the picture.
+_SPARE = 0.01
+_NEAR = 64
+# Looks at the end that see the hidden pixels too.
+_LAST = 2
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Known pixels that are kept from the model, to judge its estimates by."""
+
+    mask: Tensor
+    """Which entries of the picture are hidden: (R, C) or (R, C, K), boolean."""
+    values: Tensor
+    """Their values, (n,)."""
+
+    @classmethod
+    def draw(cls, image: Tensor, generator: torch.Generator) -> "Hidden":
+        """Draw 2 % of the known pixels, all channels of each; none if these are too few to judge.
+
+        Parameters
+        ----------
+        image
+            The picture (R, C) or (R, C, K), NaN where missing.
+        """
+        known = image.isfinite()
+        pixels = torch.rand(image.shape[:2], generator=generator, device=image.device) < _SHARE
+        mask = known & (pixels if image.ndim == 2 else pixels[..., None])
+        return cls(mask, image[mask]) if mask.sum() >= _FEWEST else cls.none(image)
+
+    @classmethod
+    def none(cls, image: Tensor) -> "Hidden":
+        """Hide nothing."""
+        return cls(torch.zeros_like(image, dtype=torch.bool), image[:0].flatten())
+
+    def __len__(self) -> int:
+        """Return how many entries are hidden."""
+        return len(self.values)
+
+    def away(self, image: Tensor) -> Tensor:
+        """Return the picture without the hidden entries."""
+        return image.masked_fill(self.mask, torch.nan) if len(self) else image
+
+    def rmse(self, estimate: Tensor) -> float:
+        """Return the root of the mean squared error of an estimate at the hidden entries."""
+        return float((estimate[self.mask] - self.values).square().mean().sqrt())
+
+
+class Filled(NamedTuple):
+    """An estimate of an incomplete picture, in units of its spread."""
+
+    estimate: Tensor
+    sigma: float
+    """The level of noise that it was made with."""
+    size: int
+    """Side of the patches that it was made with."""
+    looks: int
+    rmse: float | None
+    """Its error at the hidden pixels; None without any."""
+
+
+def settle(
+    image: Tensor,
+    estimate: Tensor,
+    hidden: Hidden,
+    *,
+    sigma: float,
+    known: bool,
+    sizes: Sequence[int],
+    looks: int,
+    go_on: Callable[[], bool],
+) -> Filled:
+    """Look at an incomplete picture again and again, with less and less noise.
+
+    Models of white noise take the detail that they miss for noise, much of it where there is none.
+    So each look is tried with the noise of the one before and with less; the hidden pixels choose.
+
+    Parameters
+    ----------
+    image
+        The picture in units of its spread, (R, C) or (R, C, K), NaN where missing.
+    estimate
+        Its first estimate, made without the hidden pixels.
+    hidden
+        The judge.
+    sigma
+        The level of noise to begin with; if it is `known`, it is kept.
+    sizes
+        Sides of patches to choose from at the first look; none for no look.
+    looks
+        The most looks; the last ones of them see the hidden pixels too.
+    go_on
+        Asked before every look.
+    """
+    error = hidden.rmse(estimate) if len(hidden) else None
+    best = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, error)
+    while best.looks < looks - _LAST and go_on():
+        tried = [_look(hidden, image, best, *way) for way in _ways(best, sizes, known, hidden)]
+        chosen = min(tried, key=lambda look: look.rmse or 0.0)
+        if (chosen.rmse or 0.0) > (best.rmse or 0.0) * (1 - _GAIN):
+            break
+        known = known or chosen.sigma == best.sigma
+        best = chosen
+    return _see_all(image, best, looks, go_on)
+
+
+def _ways(
+    before: Filled, sizes: Sequence[int], known: bool, hidden: Hidden
+) -> list[tuple[float, int]]:
+    """Return the levels of noise and sides of patches to try next."""
+    levels = [before.sigma] if known or not len(hidden) else [before.sigma, _COOLING * before.sigma]
+    return list(product(levels, sizes if before.looks == 0 and len(hidden) else [before.size]))
+
+
+def _look(hidden: Hidden, image: Tensor, before: Filled, sigma: float, size: int) -> Filled:
+    """Look once more, without the hidden pixels, and judge what comes of it by them."""
+    seen = hidden.away(image)
+    estimate = refine(seen, before.estimate, sigma, size, n_near=_NEAR, spare=_SPARE).to(image)
+    error = hidden.rmse(estimate) if len(hidden) else None
+    return Filled(estimate, sigma, size, before.looks + 1, error)
+
+
+def _see_all(image: Tensor, best: Filled, looks: int, go_on: Callable[[], bool]) -> Filled:
+    """Look once more with the hidden pixels in their places."""
+    everything = Hidden.none(image)
+    for _ in range(min(_LAST, looks)):
+        if go_on():
+            best = _look(everything, image, best, best.sigma, best.size)._replace(rmse=best.rmse)
+    return best
+
+
+def nearest_known(image: Tensor) -> Tensor:
+    """Fill the missing values of a picture (R, C) or (R, C, K) with the nearest known ones.
+
+    >>> nearest_known(torch.tensor([[1.0, torch.nan, torch.nan, 5.0]]))
+    tensor([[1., 1., 5., 5.]])
+    """
+    missing = ~image.isfinite()
+    if not missing.any():
+        return image
+    from scipy.ndimage import distance_transform_edt
+
+    filled = image.clone()
+    for channel, gaps in zip(
+        filled.view(*image.shape[:2], -1).unbind(2),
+        missing.view(*image.shape[:2], -1).unbind(2),
+        strict=True,
+    ):
+        nearest = distance_transform_edt(
+            gaps.cpu().numpy(), return_distances=False, return_indices=True
+        )
+        row, column = torch.as_tensor(nearest, device=image.device).long()
+        channel.copy_(channel[row, column])
+    return filled
+
+
+__all__ = ["Filled", "Hidden", "nearest_known", "settle"]

@@ -1,0 +1,206 @@
+"""One model: fitted to patches, and what it makes of the frames that they are from.
+
+Of one frame all patches take part. Of a stack the model is trained on as many patches as one frame
+has, drawn from all frames; the states of the others are then found with the decoder fixed, starting
+from those of the most similar patches that it was trained on.
+"""
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from truvae.chunks import Chunks, NearChunks, ShuffledChunks, near_groups
+from truvae.fill import nearest_known
+from truvae.model import Model
+from truvae.noise import DiagonalGaussian, Gaussian
+from truvae.patches import Features, Patches, cosine_basis, merge
+from truvae.population import Population
+from truvae.settings import Settings
+from truvae.training import Clock, Epoch, e_step, posterior
+
+# Principal components in which patches count as near.
+_FEATURES = 48
+# Patches between one M-step and the next.
+_CHUNK = 2048
+# Patches, old and new, among which the old one most similar to each new one is looked for.
+_LEAF = 256
+# E-steps of patches that the model was not trained on, before the one that estimates them.
+_E_STEPS = 1
+
+
+class Run(NamedTuple):
+    """What one model made of the frames, in standardised units."""
+
+    settings: Settings
+    merged: Tensor
+    """(F, R, C, K), float64."""
+    model: Model
+    bound: float
+    """Mean over the patches that it was trained on of F_n, in nats."""
+    epochs: int
+    seconds: float
+
+
+class Material:
+    """What models are fitted to.
+
+    Parameters
+    ----------
+    seen
+        Frames (F, R, C, K) in standardised units, NaN where values are missing or hidden.
+    noise
+        Standard deviation of their noise, given or estimated.
+    known
+        Whether it was given: then it is held.
+    generator
+        Source of all randomness.
+    """
+
+    def __init__(self, seen: Tensor, noise: float, known: bool, generator: torch.Generator) -> None:
+        self.seen, self.noise, self.known, self.generator = seen, noise, known, generator
+        self._pilot = torch.stack([nearest_known(frame) for frame in seen])
+        self._samples: dict[int, _Sample] = {}
+
+    def look_for_neighbours_in(self, estimate: Tensor) -> None:
+        """Let an estimate say from now on which patches are near: it knows all their entries."""
+        self._pilot = estimate.to(self.seen)
+        self._samples.clear()
+
+    def sample(self, size: int) -> "_Sample":
+        """Return the patches to train on; drawn once per size."""
+        if size not in self._samples:
+            rows, n = None, len(Patches(self.seen, size))
+            if len(self.seen) > 1:
+                order = torch.randperm(n, generator=self.generator, device=self.seen.device)
+                rows = order[: n // len(self.seen)]
+            self._samples[size] = _Sample(self.seen, self._pilot, size, rows)
+        return self._samples[size]
+
+
+class _Sample:
+    """The patches that a model is trained on."""
+
+    def __init__(self, seen: Tensor, pilot: Tensor, size: int, rows: Tensor | None) -> None:
+        self.patches, self.pilot = Patches(seen, size, rows), pilot
+        self._full = Patches(pilot, size, rows)
+
+    @cached_property
+    def features(self) -> Features:
+        """Coordinates in which near patches look alike."""
+        return Features.of(self._full, _FEATURES)
+
+    @cached_property
+    def coordinates(self) -> Tensor:
+        """Those of these patches, (n, 48)."""
+        return self.features(self._full)
+
+
+def fit_model(
+    material: Material, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None]
+) -> Run:
+    """Fit one model to patches of the frames, and estimate the frames with it."""
+    sample, n_frames = material.sample(settings.patch_size), len(material.seen)
+    patches, generator = sample.patches, material.generator
+    model, population = _start(material, patches, settings)
+    coordinates = sample.coordinates if settings.shares else None
+    chunks = _chunks(settings, patches, coordinates)
+    training = clock if n_frames == 1 else clock.before(n_frames * (1 + _E_STEPS))
+    epochs = 0
+    for epoch in settings.train(model, population, patches, chunks, generator, training):
+        epochs += 1
+        on_epoch(epoch)
+    bound = float(population.bound(slice(None)).mean())
+    if n_frames == 1:
+        merged = _estimate(model, population, patches, chunks, settings, generator)
+    else:
+        merged = _infer(material, settings, model, population, clock)
+    seconds = time.perf_counter() - clock.start
+    return Run(settings, merged.view(material.seen.shape), model, bound, epochs, seconds)
+
+
+def _start(material: Material, patches: Patches, settings: Settings) -> tuple[Model, Population]:
+    """Make the untrained model and population."""
+    dct = settings.covariance == "dct"
+    noise = _diagonal(material, patches) if dct else _white(material, settings)
+    decoder = settings.decoder(patches.n_entries * (2 if dct else 1), material.generator)
+    model = Model(settings.prior(patches.device), decoder, noise)
+    return model, settings.states(len(patches), material.generator)
+
+
+def _white(material: Material, settings: Settings) -> Gaussian:
+    """Return white noise: as it is known, or where its learning starts."""
+    if material.known:
+        return Gaussian(material.seen.new_tensor(material.noise**2), fixed=True)
+    values = material.seen[material.seen.isfinite()]
+    variance = settings.sigma2 or float(values.var(correction=0))
+    return Gaussian(material.seen.new_tensor(variance))
+
+
+def _diagonal(material: Material, patches: Patches) -> DiagonalGaussian:
+    """Return noise whose signal variances start as those of all patches."""
+    basis = cosine_basis(patches.size, patches.n_channels).to(patches.device)
+    energy = sum((block @ basis).square().sum(0) for block in patches.blocks()) / len(patches)
+    noise = material.seen.new_tensor(material.noise**2)
+    return DiagonalGaussian(noise, basis, (energy - noise).clamp(min=0.02 * material.noise**2))
+
+
+def _chunks(settings: Settings, patches: Patches, coordinates: Tensor | None) -> Chunks:
+    """Draw groups of near patches where these share states, else random ones."""
+    if coordinates is None or not settings.shares:
+        return ShuffledChunks(len(patches), settings.group)
+    return NearChunks(coordinates, settings.group, _CHUNK // settings.group)
+
+
+def _estimate(
+    model: Model,
+    population: Population,
+    patches: Patches,
+    chunks: Chunks,
+    settings: Settings,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return what the model makes of a picture, with the states of its patches."""
+    # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
+    search = settings.search if settings.shares else ()
+    estimates = posterior(model, population, patches, chunks, search, generator)
+    return merge(patches, estimates, settings.doubt)
+
+
+def _infer(
+    material: Material, settings: Settings, model: Model, population: Population, clock: Clock
+) -> Tensor:
+    """Find states of all patches of each frame with the decoder fixed; estimate the frames."""
+    sample, generator = material.sample(settings.patch_size), material.generator
+    done, n_frames = [], len(material.seen)
+    for frame, pilot in zip(material.seen, sample.pilot, strict=True):
+        patches = Patches(frame, settings.patch_size)
+        coordinates = sample.features(Patches(pilot, settings.patch_size))
+        start = _nearest_states(coordinates, sample.coordinates, population, generator)
+        chunks = _chunks(settings, patches, coordinates)
+        for _ in range(_E_STEPS):
+            for group in (rows for chunk in chunks(generator) for rows in chunk):
+                e_step(model, start, patches, group, settings.search, generator)
+        done.append(_estimate(model, start, patches, chunks, settings, generator))
+        clock.on_progress(0.5 + 0.5 * len(done) / n_frames)
+    return torch.stack(done)
+
+
+def _nearest_states(
+    new: Tensor, old: Tensor, population: Population, generator: torch.Generator
+) -> Population:
+    """Give each new data point (N, n) the states of an old one (M, n) near to it."""
+    n_old = len(old)
+    # Where no old one is around, any will do.
+    nearest = torch.randint(n_old, (len(new),), generator=generator, device=new.device)
+    for group in near_groups(torch.cat([old, new]), _LEAF, generator):
+        trained, others = group[group < n_old], group[group >= n_old] - n_old
+        if len(trained) and len(others):
+            nearest[others] = trained[torch.cdist(new[others], old[trained]).argmin(1)]
+    return Population(population.words[nearest], population.log_joint[nearest])
+
+
+__all__ = ["Material", "Run", "fit_model"]

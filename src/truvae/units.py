@@ -1,0 +1,130 @@
+"""Units: what lies between the values of a picture and the standardised ones of its models."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from truvae.stabilise import PoissonGaussian
+from truvae.training import Epoch
+
+Array = npt.NDArray[Any]
+
+# Levels of noise of two channels that differ by less than this factor count as one.
+_ALIKE = 1.2
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of a picture, channel by channel: x = offset + spread * standardised x.
+
+    Where noise depends on the signal, x is the stabilised picture (`truvae.stabilise`).
+    """
+
+    offset: Array
+    """(K,), the mean of each channel; 0 with a preset."""
+    spread: Array
+    """(K,), the standard deviation of the picture, the same for all channels unless their noise
+    differs: then in proportion to it, so that one level of noise suits all. With a preset what the
+    paper divides by."""
+    noise: tuple[PoissonGaussian, ...] | None
+    """Noise of each channel that depends on the signal."""
+    level: Array
+    """(K,), the rms noise of the picture where that of the stabilised one is 1."""
+    log_slope: Array
+    """(K,), mean logarithm of the slope of the stabilising transform."""
+
+    @classmethod
+    def of(
+        cls, frames: Array, noise: tuple[PoissonGaussian, ...] | None, scale: float | None = None
+    ) -> "Units":
+        """Return units in which the channels have mean 0 and, all together, variance 1.
+
+        Parameters
+        ----------
+        frames
+            (F, R, C, K), NaN where missing.
+        noise
+            Noise of each channel if it depends on the signal.
+        scale
+            If given, the frames are divided by it and nothing else.
+        """
+        n_channels = frames.shape[3]
+        zeros, ones = np.zeros(n_channels), np.ones(n_channels)
+        units = cls(zeros, ones, noise, ones, zeros)
+        if noise is not None:
+            level, log_slope = _levels(frames.reshape(-1, n_channels), noise)
+            units = replace(units, level=level, log_slope=log_slope)
+        if scale is not None:
+            return replace(units, spread=scale * ones)
+        values = units.stabilise(frames).reshape(-1, n_channels)
+        spread = rms(np.nanstd(values, 0)) * ones
+        return replace(units, offset=np.nanmean(values, 0), spread=spread)
+
+    def balanced(self, levels: Array) -> "Units":
+        """Return units in which all channels have one level of noise.
+
+        Parameters
+        ----------
+        levels
+            (K,), standard deviation of the noise of each channel of the stabilised picture.
+        """
+        if levels.max() <= _ALIKE * levels.min() or levels.min() <= 0:
+            return self
+        return replace(self, spread=self.spread * levels / rms(levels))
+
+    def stabilise(self, frames: Array) -> Array:
+        """Return frames (F, R, C, K) with noise of one level in each channel."""
+        return self._by_channel(frames, "forward")
+
+    def standardise(self, frames: Array, device: torch.device) -> Tensor:
+        """Return frames (F, R, C, K) in standardised units."""
+        standard = (self.stabilise(frames) - self.offset) / self.spread
+        return torch.as_tensor(standard, dtype=torch.float32, device=device)
+
+    def restore(self, images: Tensor) -> Array:
+        """Return standardised estimates (F, R, C, K) in the units of the picture."""
+        values = images.cpu().double().numpy() * self.spread + self.offset
+        return self._by_channel(values, "inverse")
+
+    def sigma(self, standard: float) -> Array:
+        """Return a standardised level of noise as one of each channel of the picture, (K,)."""
+        return standard * self.spread * self.level
+
+    def bound(self, elbo: float, entries: Tensor) -> float:
+        """Turn a lower bound of standardised data into one of the data.
+
+        `entries` (K,) are the mean numbers of observed entries of a data point by channel.
+        """
+        return elbo + float(entries.cpu().numpy() @ (self.log_slope - np.log(self.spread)))
+
+    def record(self, epoch: Epoch, entries: Tensor) -> Epoch:
+        """Return the record of an epoch in units of the picture."""
+        sigma = rms(self.sigma(epoch.sigma))
+        return replace(epoch, elbo=self.bound(epoch.elbo, entries), sigma=sigma)
+
+    def _by_channel(self, frames: Array, direction: str) -> Array:
+        if self.noise is None:
+            return frames
+        pairs = enumerate(self.noise)
+        return np.stack([getattr(noise, direction)(frames[..., k]) for k, noise in pairs], -1)
+
+
+def _levels(channels: Array, noise: tuple[PoissonGaussian, ...]) -> tuple[Array, Array]:
+    """Return `Units.level` and `Units.log_slope` of channels (n, K)."""
+    sigma = np.stack([n.sigma(x) for n, x in zip(noise, channels.T, strict=True)], 1)
+    # The variance is linear in the signal: its mean over noisy values is that over clean ones.
+    level = np.sqrt(np.nanmean(sigma**2, 0))
+    # Where the variance would be 0 or less, the transform stops; so does its slope.
+    return level, -np.nanmean(np.log(np.maximum(sigma, 0.1 * level)), 0)
+
+
+def rms(values: Array) -> float:
+    """Return the root of the mean square."""
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+__all__ = ["Units", "rms"]
