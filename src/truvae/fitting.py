@@ -20,7 +20,7 @@ from truvae.noise import DiagonalGaussian, Gaussian
 from truvae.patches import Features, Patches, cosine_basis, merge
 from truvae.population import Population
 from truvae.settings import Settings
-from truvae.training import Clock, Epoch, e_step, posterior
+from truvae.training import Clock, Epoch, posterior
 
 # Principal components in which patches count as near.
 _FEATURES = 48
@@ -28,8 +28,6 @@ _FEATURES = 48
 _CHUNK = 2048
 # Patches, old and new, among which the old one most similar to each new one is looked for.
 _LEAF = 256
-# E-steps of patches that the model was not trained on, before the one that estimates them.
-_E_STEPS = 1
 
 
 class Run(NamedTuple):
@@ -108,7 +106,7 @@ def fit_model(
     model, population = _start(material, patches, settings)
     coordinates = sample.coordinates if settings.shares else None
     chunks = _chunks(settings, patches, coordinates)
-    training = clock if n_frames == 1 else clock.before(n_frames * (1 + _E_STEPS))
+    training = clock if n_frames == 1 else clock.before(n_frames)
     epochs = 0
     for epoch in settings.train(model, population, patches, chunks, generator, training):
         epochs += 1
@@ -181,9 +179,6 @@ def _infer(
         coordinates = sample.features(Patches(pilot, settings.patch_size))
         start = _nearest_states(coordinates, sample.coordinates, population, generator)
         chunks = _chunks(settings, patches, coordinates)
-        for _ in range(_E_STEPS):
-            for group in (rows for chunk in chunks(generator) for rows in chunk):
-                e_step(model, start, patches, group, settings.search, generator)
         done.append(_estimate(model, start, patches, chunks, settings, generator))
         clock.on_progress(0.5 + 0.5 * len(done) / n_frames)
     return torch.stack(done)
