@@ -9,6 +9,8 @@ from benchmarks import (
     correlated_bars,
     denoise,
     engine,
+    inpainting,
+    microscopy,
     operators,
     paper_house,
     patches,
@@ -26,6 +28,8 @@ MODULES = (
     paper_house,
     barbara,
     cifar,
+    inpainting,
+    microscopy,
 )
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 commands = parser.add_subparsers(required=True)

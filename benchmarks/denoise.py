@@ -4,13 +4,12 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import truvae
 from benchmarks.report import OUT, machine, publish, table
 from truvae.io import read_picture
 from truvae.metrics import psnr
@@ -85,14 +84,10 @@ def locate(options: argparse.Namespace, picture: str) -> Path:
 def ours(options: argparse.Namespace, picture: str, sigma: float, seed: int, quality: str) -> dict:
     """Run the public command in a process of its own; keep the restored picture."""
     stem = f"{Path(picture).stem}-{sigma:g}-{seed}-{quality}"
-    command = [sys.executable, "-m", "truvae", "denoise", str(locate(options, picture)),
-               "-o", str(OUT / f"{stem}.png"), "--add-noise", f"{sigma:g}", "--seed", str(seed),
-               "--quality", quality, "--device", options.device, "--json", "-q"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    record = json.loads(done.stdout)
+    record = truvae("denoise", locate(options, picture), stem, "--add-noise", sigma, "--seed", seed,
+                    "--quality", quality, "--device", options.device)  # fmt: skip
     with (OUT / "denoise.jsonl").open("a") as file:
         file.write(json.dumps(record | {"machine": machine()}) + "\n")
-    print(stem, f"{record['psnr']:.3f} dB", f"{record['seconds']:.1f} s", file=sys.stderr)
     return record
 
 

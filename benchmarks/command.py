@@ -1,0 +1,24 @@
+"""The public command in a process of its own, as users call it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import OUT
+
+
+def truvae(task: str, source: Path, stem: str, *arguments: object) -> dict[str, Any]:
+    """Run `truvae denoise` or `truvae inpaint` on a picture, keep the result as OUT/stem.png.
+
+    Returns the object that `--json` prints.
+    """
+    command = [sys.executable, "-m", "truvae", task, source, "-o", OUT / f"{stem}.png",
+               *arguments, "--json", "-q"]  # fmt: skip
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    record: dict[str, Any] = json.loads(done.stdout)
+    print(stem, f"{record['psnr'] or 0:.3f} dB", f"{record['seconds']:.1f} s", file=sys.stderr)
+    return record
