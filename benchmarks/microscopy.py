@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> None:
     text = (
         "Microscopy: real noise, 512 x 512 pixels of 8 bit, against the mean of many frames. "
         f"{COLOUR}: a crop of 256 x 256 with white noise of {_SIGMA:g}, seeds "
-        f"{options.seeds}. BM3D takes the noise level that scikit-image estimates (microscopy), or the true one "
-        f"(colour, each channel on its own). {runs[-1]['machine']}."
+        f"{options.seeds}. BM3D takes the noise level that scikit-image estimates (microscopy), or "
+        f"the true one (colour, each channel on its own). {runs[-1]['machine']}."
     )
     publish("microscopy", f"{text}\n\n{table(header, rows)}")
 
