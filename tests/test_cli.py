@@ -281,3 +281,122 @@ def test_a_preset_by_name(folder, tmp_path):
     done = truvae("denoise", folder / "noisy.png", "-o", tmp_path / "out.png", "--preset", "house")
     assert done.returncode == 2
     assert "no preset 'house'" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_inpainting_fills_what_the_mask_marks_and_nothing_else(folder, tmp_path):
+    mask = np.random.default_rng(0).random((32, 32)) < 0.2
+    Image.fromarray(np.where(mask, 0, 255).astype(np.uint8)).save(tmp_path / "mask.png")
+    out = tmp_path / "out.png"
+    marked = ["--mask", tmp_path / "mask.png", "--invert-mask"]
+    reference = ["--reference", folder / "clean.png"]
+    done = truvae("inpaint", folder / "noisy.png", "-o", out, *marked, *reference, "--json", *TINY)
+    assert done.returncode == 0, done.stderr
+    record = strict(done.stdout)
+    assert set(record) >= KEYS and record["missing"] == pytest.approx(mask.mean())
+    assert record["held_out_rmse"] > 0
+    assert record["notes"][0] == f"{mask.mean():.1%} of the picture is missing"
+    assert record["notes"][0] in done.stderr
+    before, after = read_picture(folder / "noisy.png").data, read_picture(out).data
+    np.testing.assert_array_equal(after[~mask], before[~mask])
+    assert (after[mask] != before[mask]).mean() > 0.5
+
+
+def test_dropped_pixels_are_as_promised(folder, tmp_path):
+    out = tmp_path / "out.npy"
+    dropping = ["--drop", 0.3, "--seed", 4, "--json"]
+    done = truvae("inpaint", folder / "clean.png", "-o", out, *dropping, *TINY)
+    record = strict(done.stdout)
+    missing = np.random.default_rng(4).random((32, 32)) < 0.3
+    clean, filled = read_picture(folder / "clean.png").data, np.load(out)
+    np.testing.assert_array_equal(filled[~missing], clean[~missing])
+    assert record["missing"] == pytest.approx(missing.mean()) and record["psnr_noisy"] is None
+    error = ((filled - clean.astype(float)) ** 2).mean()
+    assert record["psnr"] == pytest.approx(10 * math.log10(255**2 / error))
+
+
+def test_a_colour_picture_comes_back_as_it_was_but_for_the_noise(tmp_path):
+    """8 bit, alpha and resolution kept; pixels of the missing value filled in."""
+    rng = np.random.default_rng(0)
+    clean = np.stack([scene(32), 255 - scene(32), scene(32) / 2], -1)
+    colours = (clean + rng.normal(0, 10, clean.shape)).clip(1, 254).round().astype(np.uint8)
+    colours[5:8, 5:8] = 255
+    alpha = rng.integers(0, 256, (32, 32, 1)).astype(np.uint8)
+    path, out = tmp_path / "in.png", tmp_path / "out.png"
+    Image.fromarray(np.concatenate([colours, alpha], -1)).save(path, dpi=(300, 300))
+    done = truvae("inpaint", path, "-o", out, "--missing-value", 255, "--json", *TINY)
+    assert done.returncode == 0, done.stderr
+    record = strict(done.stdout)
+    assert record["missing"] == pytest.approx(9 / 32**2) and record["shape"] == [32, 32, 3]
+    assert len(record["sigma_channels"]) == 3
+    with Image.open(out) as picture:
+        assert picture.mode == "RGBA" and picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        after = np.asarray(picture)
+    np.testing.assert_array_equal(after[..., 3:], alpha)
+    known = np.ones((32, 32), bool)
+    known[5:8, 5:8] = False
+    np.testing.assert_array_equal(after[known][:, :3], colours[known])
+    assert (after[~known][:, :3] < 255).all()
+
+
+def test_a_stack_of_16_bit_keeps_type_axes_and_resolution(tmp_path):
+    _, noisy = noisy_scene(size=32)
+    frames = np.stack([noisy, noisy[::-1], noisy.T]).clip(0, 255).round().astype(np.uint16) * 100
+    path, out = tmp_path / "in.tif", tmp_path / "out.tif"
+    tifffile.imwrite(
+        path,
+        frames,
+        imagej=True,
+        resolution=(3.5, 3.5),
+        metadata={"axes": "TYX", "unit": "um", "finterval": 0.5},
+    )
+    done = truvae("denoise", path, "-o", out, "--stack", "shared", "--json", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert strict(done.stdout)["frames"] == 3
+    with tifffile.TiffFile(path) as before, tifffile.TiffFile(out) as after:
+        assert after.series[0].axes == "TYX" and after.series[0].dtype == np.uint16
+        for name in ("XResolution", "YResolution", "ResolutionUnit"):
+            assert after.pages[0].tags[name].value == before.pages[0].tags[name].value
+        for name in ("unit", "finterval"):
+            assert after.imagej_metadata[name] == before.imagej_metadata[name]
+        restored = after.asarray()
+    assert restored.shape == frames.shape
+    assert restored.mean() == pytest.approx(frames.mean(), rel=0.02)
+
+
+def bad_inpainting(folder, tmp):
+    noisy, out = folder / "noisy.png", tmp / "out.png"
+    for name, level in (("none", 0), ("all", 9)):
+        Image.fromarray(np.full((32, 32), level, np.uint8)).save(tmp / f"{name}.png")
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp / "small.png")
+    yield [noisy, "-o", out], "nothing is missing"
+    yield [noisy, "-o", out, "--mask", tmp / "none.png"], "nothing is missing"
+    yield [noisy, "-o", out, "--mask", tmp / "all.png"], "no known pixel"
+    yield [noisy, "-o", out, "--mask", tmp / "small.png"], "the mask has shape (8, 8)"
+    yield [noisy, "-o", out, "--mask", tmp / "where.png"], "there is no file"
+    yield [noisy, "-o", out, "--drop", 1.5], "--drop"
+    yield [noisy, "-o", out, "--drop", 0.5, "--missing-value", 0], "give one of"
+    yield [noisy, "-o", out, "--drop", 0.5, "--invert-mask"], "goes with a --mask"
+    yield [noisy, "-o", out, "--drop", 0.5, "--reference", noisy], "leave --reference out"
+
+
+def test_bad_inpainting_is_one_line_and_status_2(folder, tmp_path, monkeypatch):
+    from truvae import cli
+
+    for arguments, message in bad_inpainting(folder, tmp_path):
+        done = in_process(cli.main, monkeypatch, "inpaint", *arguments)
+        assert done.status == 2, (arguments, done.stderr)
+        assert message in done.stderr, (message, done.stderr)
+        assert done.stderr.startswith("truvae: error: ") and done.stderr.count("\n") == 1
+
+
+def test_jpegs_of_a_folder_become_pngs_and_names_must_differ(folder, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    Image.open(folder / "noisy.png").save(source / "a.jpg")
+    done = truvae("denoise", source, "-o", out, "-q", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in out.iterdir()] == ["a.png"]
+    Image.open(folder / "noisy.png").save(source / "a.png")
+    done = truvae("denoise", source, "-o", out, "-q", *TINY)
+    assert done.returncode == 2 and "2 of the inputs would be written to" in done.stderr

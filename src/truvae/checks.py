@@ -68,26 +68,22 @@ def check_frames(frames: Array, together: bool) -> None:
     """
     if np.isinf(frames).any():
         raise InputError("the picture has infinite values; mark missing pixels as NaN")
-    n_frames, n_channels = len(frames), frames.shape[3]
-    for k in range(n_channels):
-        where = f" in channel {k}" if n_channels > 1 else ""
-        if together:
-            _check_values(frames[..., k], where)
-            continue
-        for f in range(n_frames):
-            _check_values(frames[f, ..., k], (f" in frame {f}" if n_frames > 1 else "") + where)
-
-
-def _check_values(picture: Array, where: str) -> None:
-    if picture.size == 0 or np.isnan(picture).all():
-        raise InputError(
-            f"the picture has no known pixel{where}: all values are missing or there are none"
-        )
-    if np.nanmax(picture) == np.nanmin(picture):
-        raise InputError(
-            f"the picture is constant{where} (all known pixels are {np.nanmin(picture):g}): "
-            "there is nothing to learn from"
-        )
+    parts = [frames] if together else np.split(frames, len(frames))
+    for index, part in enumerate(parts):
+        where = f" in frame {index}" if len(parts) > 1 else ""
+        channels = [part[..., k] for k in range(part.shape[3])]
+        for k, channel in enumerate(channels):
+            if channel.size == 0 or np.isnan(channel).all():
+                where += f" in channel {k}" if len(channels) > 1 else ""
+                raise InputError(
+                    f"the picture has no known pixel{where}: all values are missing or there are "
+                    "none"
+                )
+        if all(np.nanmax(channel) == np.nanmin(channel) for channel in channels):
+            raise InputError(
+                f"the picture is constant{where} (all known pixels are "
+                f"{np.nanmin(channels[0]):g}): there is nothing to learn from"
+            )
 
 
 def masked(image: npt.ArrayLike, mask: npt.ArrayLike | None, channel_axis: int | None) -> Array:

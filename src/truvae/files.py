@@ -86,8 +86,7 @@ def restore_file(
         raise InputError(f"{target} is the input: give another output file")
     experiment = _experiment(picture, options)
     notes = [*picture.notes, *_share(experiment.missing)]
-    _tell(notes, options)
-    result, warned = _restore(experiment, picture.channels, options, start, should_stop)
+    result, warned = _restore(experiment, picture.channels, notes, options, start, should_stop)
     restored = to_dtype(result.restored, picture.data.dtype)
     late = [*warned, *write_picture(target, replace(picture, data=restored))]
     _tell(late, options)
@@ -171,6 +170,7 @@ def _share(missing: Array | None) -> list[str]:
 def _restore(
     experiment: _Experiment,
     channels: bool,
+    notes: list[str],
     options: Mapping[str, Any],
     start: float,
     should_stop: Callable[[], bool],
@@ -186,7 +186,7 @@ def _restore(
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     chosen = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
-    with _progress_bar(options) as (on_progress, on_epoch), _caught() as messages:
+    with _progress_bar(notes, options) as (on_progress, on_epoch), _caught() as messages:
         chosen |= {
             "channel_axis": -1 if channels else None,
             "time_budget": budget and max(budget - _OVERHEAD - (time.perf_counter() - start), 1e-3),
@@ -218,9 +218,11 @@ def _caught() -> Iterator[list[str]]:
 
 @contextmanager
 def _progress_bar(
-    options: Mapping[str, Any],
+    notes: list[str], options: Mapping[str, Any]
 ) -> Iterator[tuple[Callable[[float], None], Callable[["Epoch"], None]]]:
-    """Show progress on stderr: a bar, and with --verbose a line for every epoch."""
+    """Show progress on stderr: a bar, and with --verbose a line for every epoch; first the notes,
+    once the work has begun, so that bad input is told in one line.
+    """
     from tqdm import tqdm
 
     shape = "{percentage:3.0f}% |{bar}| {elapsed}, {remaining} to go  {desc}"
@@ -230,10 +232,13 @@ def _progress_bar(
         disable=options["quiet"],
         leave=False,
         bar_format=shape,
-        delay=1,  # bad input is told in one line, without a bar before it
+        delay=1,
     ) as bar:
+        untold = list(notes)
 
         def on_progress(progress: float) -> None:
+            _tell(untold, options)
+            untold.clear()
             bar.update(progress - bar.n)
 
         def on_epoch(epoch: "Epoch") -> None:

@@ -5,6 +5,7 @@ is its error at the missing ones: it chooses the noise level that looks reckon w
 their patches and when to stop, and needs no clean picture.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,6 +18,8 @@ from truvae.refine import refine
 
 # Share of the known pixels that are hidden, and the fewest that can judge.
 _SHARE, _FEWEST = 0.02, 16
+# Median of the absolute value of a normal variable.
+_NORMAL_MEDIAN = 0.6745
 # By how much the noise level falls from one look to the next, and the least error of hidden pixels
 # in favour of a change.
 _COOLING, _GAIN = 0.7, 1e-3
@@ -67,6 +70,16 @@ class Hidden:
         """Return the root of the mean squared error of an estimate at the hidden entries."""
         return float((estimate[self.mask] - self.values).square().mean().sqrt())
 
+    def noise(self, estimate: Tensor) -> float:
+        """Return the most noise that there can be, by the errors where the estimate is good.
+
+        It is the median absolute error, scaled to the standard deviation of Gaussian errors: edges,
+        where errors are those of the estimate, hardly count. Infinite if nothing is hidden.
+        """
+        if not len(self):
+            return math.inf
+        return float((estimate[self.mask] - self.values).abs().median()) / _NORMAL_MEDIAN
+
 
 class Filled(NamedTuple):
     """An estimate of an incomplete picture, in units of its spread."""
@@ -95,7 +108,8 @@ def settle(
     """Look at an incomplete picture again and again, with less and less noise.
 
     Models of white noise take the detail that they miss for noise, much of it where there is none.
-    So each look is tried with the noise of the one before and with less; the hidden pixels choose.
+    So each look is tried with the noise of the one before and with less; the hidden pixels choose,
+    and say how much there is at most.
 
     Parameters
     ----------
@@ -130,7 +144,10 @@ def _ways(
     before: Filled, sizes: Sequence[int], known: bool, hidden: Hidden
 ) -> list[tuple[float, int]]:
     """Return the levels of noise and sides of patches to try next."""
-    levels = [before.sigma] if known or not len(hidden) else [before.sigma, _COOLING * before.sigma]
+    levels = [before.sigma]
+    if not known and len(hidden):
+        cooler = max(_COOLING * before.sigma, hidden.noise(before.estimate))
+        levels += [cooler] if cooler < before.sigma else []
     return list(product(levels, sizes if before.looks == 0 and len(hidden) else [before.size]))
 
 

@@ -1,5 +1,6 @@
 """Frames, restored together: fit models, combine their estimates, look again."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from truvae.fill import Filled, Hidden, settle
 from truvae.fitting import Material, Run, fit_model
+from truvae.holes import deep, fill_holes, widest
 from truvae.model import Model
 from truvae.noise import Gaussian
 from truvae.patches import Patches
@@ -23,6 +25,11 @@ Array = npt.NDArray[Any]
 
 # Seconds of a time budget that are set aside for each look at each value of a picture.
 _SECONDS_PER_VALUE = 4e-5
+# The most that may be missing, and the least noise over the spread of the picture, for a picture to
+# be treated as complete once a first model has filled it in.
+_FEW, _NOISY = 0.2, 0.1
+# Side of the patches that fill holes.
+_HOLE_PATCH = 8
 # Least noise that is reckoned with, over the spread of the picture: less is beyond float32.
 _LEAST_NOISE = 1e-3
 
@@ -82,7 +89,11 @@ class Job:
         self.plan, self.units, self.told, self.known = plan, units, noise, known
         generator = torch.Generator(device).manual_seed(seed)
         self.images = units.standardise(frames, device)
-        self.complete = bool(self.images.isfinite().all())
+        missing = self.images.isnan()
+        self.complete = not bool(missing.any())
+        self.deep = torch.stack([deep(frame, _HOLE_PATCH) for frame in missing])
+        if self.deep.any():
+            _tell_of_holes(missing, self.deep)
         whole = self.complete or plan.looks == 0
         self.hidden = [
             Hidden.none(image) if whole else Hidden.draw(image, generator) for image in self.images
@@ -99,18 +110,19 @@ class Job:
         estimate, trust = self._combine(runs)
         main = next(run for run in runs if trust <= 0.5 or run.settings.covariance == "dct")
         sigma, source = self._published(runs)
-        looks, rmse = 0, None
+        looks, rmse = 0, self._error(estimate)
         if self.complete:
             estimate, looks = self._look_again(estimate, clock)
         else:
             filled = self._fill(estimate, _learned(runs), clock)
             estimate = torch.stack([frame.estimate for frame in filled])
-            looks, rmse = filled[0].looks, _held_out(filled)
+            looks = filled[0].looks
+            rmse = _rms([frame.rmse for frame in filled if frame.rmse is not None])
             if looks and not self.known:
                 settled = float(np.mean([frame.sigma for frame in filled]))
                 sigma, source = min((sigma, source), (settled, "held-out"))
         return Done(
-            restored=self.units.restore(estimate),
+            restored=self.units.restore(self._without_holes(estimate)),
             sigma=sigma,
             sigma_source=source,
             elbo=self.units.bound(main.bound, self._entries(main.settings)),
@@ -137,8 +149,22 @@ class Job:
                 break  # it did not come far enough to help
             runs.append(run)
             if not self.complete:
-                self.material.look_for_neighbours_in(run.merged)
+                self._go_on_with(run.merged)
         return runs
+
+    def _go_on_with(self, estimate: Tensor) -> None:
+        """Let an estimate of incomplete frames say which patches are near. If they are noisy and
+        miss little, take them for complete: errors of what was filled in are less than the noise.
+        """
+        self.material.look_for_neighbours_in(estimate)
+        pairs = zip(self.hidden, estimate, strict=True)
+        noise = min(self.told, *(hidden.noise(frame) for hidden, frame in pairs))
+        missing = float(self.images.isnan().float().mean())
+        if self.plan.noisy is None or noise < _NOISY or missing > _FEW:
+            return
+        self.plan, self.complete = self.plan.noisy, True
+        seen = _filled(self.material.seen, estimate)
+        self.material = Material(seen, noise, self.known, self.material.generator)
 
     def _fit(self, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Run:
         """Fit one model, and keep the records of its training."""
@@ -171,11 +197,21 @@ class Job:
         """Refine the estimates as often as planned, and as the time allows."""
         looks = 0
         while looks < self.plan.looks and clock.left() > 0 and not clock.should_stop():
-            pairs = zip(self.images, estimates, strict=True)
+            pairs = zip(_filled(self.images, estimates), estimates, strict=True)
             size, noise = self.plan.sizes[0], self.material.noise
             estimates = torch.stack([refine(image, last, noise, size) for image, last in pairs])
             looks += 1
         return estimates, looks
+
+    def _error(self, estimates: Tensor) -> float | None:
+        """Return the rms error of estimates at the hidden pixels of all frames."""
+        pairs = zip(self.hidden, estimates, strict=True)
+        return _rms([hidden.rmse(frame) for hidden, frame in pairs if len(hidden)])
+
+    def _without_holes(self, estimates: Tensor) -> Tensor:
+        """Fill holes that are wider than a patch from the outside in."""
+        without = estimates.masked_fill(self.deep[..., None], torch.nan)
+        return torch.stack([fill_holes(frame, _HOLE_PATCH) for frame in without])
 
     def _fill(self, estimates: Tensor, learned: float, clock: Clock) -> list[Filled]:
         """Look again at incomplete frames until hidden pixels say that they get no better."""
@@ -213,9 +249,23 @@ def _learned(runs: Sequence[Run]) -> float:
     return float(np.mean(levels)) if levels else np.inf
 
 
-def _held_out(filled: Sequence[Filled]) -> float | None:
-    """Return the rms of the errors at the hidden pixels of all frames."""
-    errors = [frame.rmse for frame in filled if frame.rmse is not None]
+def _tell_of_holes(missing: Tensor, deep: Tensor) -> None:
+    """Warn that what is deep in a hole is a guess."""
+    width, share = max(widest(frame) for frame in missing), float(deep.float().mean())
+    warnings.warn(
+        f"holes are up to {width} pixels wide: more than {_HOLE_PATCH // 2} pixels from the "
+        f"nearest known one ({share:.1%} of the picture) edges and textures are continued from the "
+        "outside in; what is there is plausible, not measured",
+        stacklevel=2,
+    )
+
+
+def _filled(images: Tensor, estimates: Tensor) -> Tensor:
+    """Return frames with estimates of what is missing."""
+    return torch.where(images.isnan(), estimates.to(images), images)
+
+
+def _rms(errors: Sequence[float]) -> float | None:
     return float(np.sqrt(np.mean(np.square(errors)))) if errors else None
 
 

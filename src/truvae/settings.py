@@ -82,12 +82,16 @@ class Plan:
     """How many further looks to take, if pixels are missing at most."""
     scale: float | None = None
     """What values are divided by; None to standardise the picture."""
+    noisy: "Plan | None" = None
+    """For incomplete pictures: how to go on once the first model has filled in what is missing, if
+    that is little and there is much noise."""
 
     def override(self, given: Mapping[str, Any]) -> "Plan":
         """Replace settings of all models; given epochs are those of one model of each kind."""
         models = tuple(settings.override(given) for settings in self.models)
         runs = self.runs if given.get("epochs") is None else len(models)
-        return replace(self, models=models, runs=min(self.runs, runs))
+        noisy = self.noisy and self.noisy.override(given)
+        return replace(self, models=models, runs=min(self.runs, runs), noisy=noisy)
 
 
 def choose(
@@ -111,7 +115,7 @@ def choose(
         "isotropic" for the model of the paper and nothing else, "dct" for states with a covariance
         of their own and a second look, "auto" for what suits the picture.
     complete
-        Whether no pixel is missing; if some are, models are isotropic.
+        Whether no pixel is missing; if some are, the first model is isotropic.
 
     Raises
     ------
@@ -135,7 +139,9 @@ def choose(
         return Plan((isotropic,), runs)
     if not complete:
         sizes, looks = _FILLING[quality]
-        return Plan((isotropic,), runs, tuple({min(size, *shape): 0 for size in sizes}), looks)
+        sizes = tuple({min(size, *shape): 0 for size in sizes})
+        noisy = choose(shape, noise, quality, covariance) if runs > 1 else None
+        return Plan((isotropic,), runs, sizes, looks, noisy=noisy)
     sizes = (min(10 if noise > _STRONG else 8, *shape),)
     models = (dct,) if covariance == "dct" or runs == 1 else (isotropic, dct)
     return Plan(models, runs, sizes, _LOOKS)

@@ -1,0 +1,82 @@
+"""Hidden pixels as judges."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from truvae.fill import Hidden, nearest_known, settle
+
+
+def damaged(share=0.3, sigma=0.0, seed=0, size=40):
+    """Return a standardised scene and the same with gaps and noise."""
+    y, x = np.mgrid[:size, :size]
+    clean = torch.tensor(np.sin(x / 2.5) + (y > size / 2) - 0.5, dtype=torch.float32)
+    g = torch.Generator().manual_seed(seed)
+    noisy = clean + sigma * torch.randn(clean.shape, generator=g)
+    return clean, noisy.masked_fill(torch.rand(clean.shape, generator=g) < share, torch.nan), g
+
+
+def settled(image, hidden, sigma, known=False, looks=10, sizes=(6,)):
+    estimate = nearest_known(hidden.away(image))
+    return settle(image, estimate, hidden, sigma=sigma, known=known, sizes=sizes, looks=looks,
+                  go_on=lambda: True)  # fmt: skip
+
+
+@given(st.integers(0, 99), st.sampled_from([(40, 30), (40, 30, 3)]))
+def test_hidden_pixels_are_known_ones_with_all_their_channels(seed, shape):
+    g = torch.Generator().manual_seed(seed)
+    image = torch.randn(shape, generator=g)
+    image[torch.rand(shape[:2], generator=g) < 0.3] = torch.nan
+    hidden = Hidden.draw(image, g)
+    assert image[hidden.mask].isfinite().all() and len(hidden) == hidden.mask.sum()
+    if len(hidden):
+        assert 0.002 < hidden.mask.float().mean() < 0.04
+    if len(shape) == 3:
+        assert (hidden.mask.any(2) == hidden.mask.all(2)).all()
+    away = hidden.away(image)
+    assert (away.isnan() == (image.isnan() | hidden.mask)).all()
+    assert len(hidden) == 0 or hidden.rmse(image) == 0
+
+
+def test_too_few_pixels_judge_nothing():
+    image = torch.randn(10, 10)
+    assert len(Hidden.draw(image, torch.Generator().manual_seed(0))) == 0
+
+
+def test_noise_that_is_not_there_is_found_out():
+    """A first level ten times too high, as models of white noise learn it, is brought down."""
+    clean, image, g = damaged(size=80)
+    hidden = Hidden.draw(image, g)
+    filled = settled(image, hidden, sigma=0.5)
+    assert filled.sigma < 0.25
+    first = nearest_known(image)
+    gaps = image.isnan()
+    assert (filled.estimate - clean)[gaps].std() < 0.3 * (first - clean)[gaps].std()
+    assert filled.rmse == pytest.approx(float((filled.estimate - clean)[gaps].std()), rel=0.6)
+
+
+def test_a_known_level_is_kept():
+    _, image, g = damaged(sigma=0.3)
+    assert settled(image, Hidden.draw(image, g), sigma=0.3, known=True).sigma == 0.3
+
+
+def test_without_looks_the_estimate_stays():
+    _, image, _ = damaged()
+    hidden = Hidden.none(image)
+    filled = settled(image, hidden, sigma=0.3, looks=0, sizes=())
+    assert filled.looks == 0 and filled.rmse is None
+    assert (filled.estimate == nearest_known(image)).all()
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([None, 2]), st.integers(0, 99))
+def test_nearest_known_fills_all_and_changes_nothing_else(rows, columns, channels, seed):
+    g = torch.Generator().manual_seed(seed)
+    shape = (rows, columns) if channels is None else (rows, columns, channels)
+    image = torch.randn(shape, generator=g)
+    gaps = torch.rand(shape, generator=g) < 0.5
+    gaps[0, 0] = False
+    filled = nearest_known(image.masked_fill(gaps, torch.nan))
+    assert filled.isfinite().all() and (filled[~gaps] == image[~gaps]).all()
+    assert set(filled.flatten().tolist()) <= set(image[~gaps].flatten().tolist())
