@@ -8,7 +8,6 @@ their patches and when to stop, and needs no clean picture.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -20,9 +19,12 @@ from truvae.refine import refine
 _SHARE, _FEWEST = 0.02, 16
 # Median of the absolute value of a normal variable.
 _NORMAL_MEDIAN = 0.6745
-# By how much the noise level falls from one look to the next, and the least error of hidden pixels
-# in favour of a change.
-_COOLING, _GAIN = 0.7, 1e-3
+# By how much the level of noise falls from one look to the next, unless the errors of the hidden
+# pixels are nearly as large as it: then it is real.
+_COOLING, _REAL = 0.5, 0.8
+# The least share by which the error of the hidden pixels falls if a look pays, and how many looks
+# in turn may not pay.
+_GAIN, _PATIENCE = 1e-3, 3
 # Standard deviation besides the nearest patches, in units of the spread of the picture.
 _SPARE = 0.01
 _NEAR = 64
@@ -108,8 +110,8 @@ def settle(
     """Look at an incomplete picture again and again, with less and less noise.
 
     Models of white noise take the detail that they miss for noise, much of it where there is none.
-    So each look is tried with the noise of the one before and with less; the hidden pixels choose,
-    and say how much there is at most.
+    So each look reckons with less noise than the one before, and that with the least error at the
+    hidden pixels is the best. Where these say that there is noise indeed, its level is kept.
 
     Parameters
     ----------
@@ -129,26 +131,16 @@ def settle(
         Asked before every look.
     """
     error = hidden.rmse(estimate) if len(hidden) else None
-    best = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, error)
-    while best.looks < looks - _LAST and go_on():
-        tried = [_look(hidden, image, best, *way) for way in _ways(best, sizes, known, hidden)]
-        chosen = min(tried, key=lambda look: look.rmse or 0.0)
-        if (chosen.rmse or 0.0) > (best.rmse or 0.0) * (1 - _GAIN):
-            break
-        known = known or chosen.sigma == best.sigma
-        best = chosen
+    known = known or not len(hidden) or hidden.noise(estimate) > _REAL * sigma
+    best = last = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, error)
+    while last.looks < looks - _LAST and last.looks - best.looks < _PATIENCE and go_on():
+        level = last.sigma if known else _COOLING * last.sigma
+        choice = sizes if last.looks == 0 and len(hidden) else [last.size]
+        found = [_look(hidden, image, last, level, size) for size in choice]
+        last = min(found, key=lambda look: look.rmse or 0.0)
+        if not len(hidden) or (last.rmse or 0.0) < (best.rmse or 0.0) * (1 - _GAIN):
+            best = last
     return _see_all(image, best, looks, go_on)
-
-
-def _ways(
-    before: Filled, sizes: Sequence[int], known: bool, hidden: Hidden
-) -> list[tuple[float, int]]:
-    """Return the levels of noise and sides of patches to try next."""
-    levels = [before.sigma]
-    if not known and len(hidden):
-        cooler = max(_COOLING * before.sigma, hidden.noise(before.estimate))
-        levels += [cooler] if cooler < before.sigma else []
-    return list(product(levels, sizes if before.looks == 0 and len(hidden) else [before.size]))
 
 
 def _look(hidden: Hidden, image: Tensor, before: Filled, sigma: float, size: int) -> Filled:

@@ -141,9 +141,9 @@ class Job:
     def _fit_all(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> list[Run]:
         """Fit one model after the other, each of the kind that the ones before it call for."""
         runs: list[Run] = []
-        n_runs = self.plan.runs
-        while len(runs) < n_runs and not (runs and clock.left() < runs[-1].seconds / 2):
+        while len(runs) < self.plan.runs and not (runs and clock.left() < runs[-1].seconds / 2):
             settings = self.plan.models[-1 if self._trust(runs) > 0 else 0]
+            n_runs = (self.plan.noisy or self.plan).runs  # as many as there may be
             run = self._fit(settings, clock.part(len(runs), n_runs), on_epoch)
             if runs and clock.should_stop():
                 break  # it did not come far enough to help

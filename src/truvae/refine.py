@@ -20,7 +20,7 @@ from truvae.training import Posterior
 _STRIDE, _TILE = 2, 8
 # Where pixels are missing every patch has a system of equations of its own: so many patches of a
 # group are estimated, those nearest to the reference.
-_ESTIMATED = 16
+_ESTIMATED = 8
 # What is added to a diagonal over its trace.
 _JITTER = 1e-6
 # The error of a patch estimate that its posterior variance does not know of, in units of the noise.
@@ -116,21 +116,22 @@ def _nearest(patches: Patches, references: Tensor, candidates: Tensor, n: int) -
     return candidates[nearest]
 
 
-def _prior(pilot: Patches, near: Tensor, spare2: float) -> tuple[Tensor, Tensor]:
-    """Return the mean (B, 1, D) and covariance (B, D, D) of each group of patches (B, n)."""
+def _group(pilot: Patches, near: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean (B, 1, D) of groups of patches (B, n), and the deviations from it over the
+    root of n, (B, n, D), whose second moment is the covariance of the group.
+    """
     patches = pilot[near.flatten()].view(*near.shape, pilot.n_entries)
     mean = patches.mean(1, keepdim=True)
-    centred = patches - mean
-    covariance = centred.transpose(1, 2) @ centred / near.shape[1]
-    covariance.diagonal(dim1=1, dim2=2).add_(spare2)
-    return mean, covariance
+    return mean, (patches - mean) / near.shape[1] ** 0.5
 
 
 def _complete(
     data: Patches, pilot: Patches, near: Tensor, sigma2: float, spare2: float
 ) -> Posterior:
     """Return the posterior of all patches of each group (B, n) under the Gaussian of the group."""
-    mean, covariance = _prior(pilot, near, spare2)
+    mean, deviations = _group(pilot, near)
+    covariance = deviations.transpose(1, 2) @ deviations
+    covariance.diagonal(dim1=1, dim2=2).add_(spare2)
     rows = near.flatten()
     noise = sigma2 * torch.eye(data.n_entries, device=near.device)
     gain = torch.linalg.solve(covariance + noise, covariance)
@@ -144,24 +145,62 @@ def _incomplete(
 ) -> Posterior:
     """Return the posterior of the nearest patches of each group, missing entries left out.
 
-    With O the observed entries it is mean + C_:O (C_OO + sigma2 I)^-1 (x - mean)_O. Each system
-    has D equations, those of missing entries being w = 0.
+    A patch is the mean, a sum of the n deviations G (n, D) with standard normal coefficients c, and
+    what is spare. With O the observed entries, the posterior means are
+    c = (G_O G_O^T + t I)^-1 G_O (x - mean)_O with t = sigma2 + spare2, and spare2 / t of what c
+    leaves of the deviation. That is a system of n equations for each patch, and the same as one of
+    D equations with the covariance G^T G + spare2 I: the smaller one is solved.
     """
-    mean, covariance = _prior(pilot, near, spare2)
+    mean, deviations = _group(pilot, near)
     near = near[:, :_ESTIMATED]
     rows = near.flatten()
     x = data[rows].view(*near.shape, -1)
     known = x.isfinite()
-    observed = known.to(x)
-    system = covariance[:, None] * observed[..., :, None] * observed[..., None, :]
-    # Groups of few patches have singular covariances, in float32 even a little below zero.
-    jitter = _JITTER * covariance.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    system.diagonal(dim1=2, dim2=3).add_(torch.where(known, sigma2 + jitter, 1.0))
-    factor = torch.linalg.cholesky(system)
-    deviation = (x - mean).masked_fill(~known, 0.0)
-    weights = torch.cholesky_solve(deviation[..., None], factor)[..., 0]
-    estimate = mean + weights @ covariance
+    residual = (x - mean).masked_fill(~known, 0.0)
+    fewer = deviations.shape[1] < deviations.shape[2]
+    solve = _by_coefficients if fewer else _by_entries
+    estimate = mean + solve(deviations, residual, known.to(x), sigma2, spare2)
     return Posterior(rows, estimate.flatten(0, 1), estimate.new_zeros(len(rows)))
+
+
+def _by_coefficients(
+    deviations: Tensor, residual: Tensor, known: Tensor, sigma2: float, spare2: float
+) -> Tensor:
+    """Return estimates (B, k, D) less the mean, by n equations each (see `_incomplete`)."""
+    observed = deviations[:, None] * known[:, :, None]
+    system = (observed.flatten(1, 2) @ deviations.transpose(1, 2)).view(*observed.shape[:3], -1)
+    system.diagonal(dim1=2, dim2=3).add_(sigma2 + spare2 + _jitter(deviations))
+    right = residual @ deviations.transpose(1, 2)
+    coefficients = _solve(system, right)
+    signal = coefficients @ deviations
+    share = spare2 / max(sigma2 + spare2, torch.finfo(signal.dtype).tiny)
+    return signal + share * known * (residual - signal)
+
+
+def _by_entries(
+    deviations: Tensor, residual: Tensor, known: Tensor, sigma2: float, spare2: float
+) -> Tensor:
+    """Return the same by D equations each, those of missing entries being w = 0."""
+    covariance = deviations.transpose(1, 2) @ deviations
+    covariance.diagonal(dim1=1, dim2=2).add_(spare2)
+    system = covariance[:, None] * known[..., :, None] * known[..., None, :]
+    noise = torch.where(known > 0, sigma2 + _jitter(deviations), 1.0)
+    system.diagonal(dim1=2, dim2=3).add_(noise)
+    return _solve(system, residual) @ covariance
+
+
+def _solve(system: Tensor, right: Tensor) -> Tensor:
+    """Solve positive definite systems (B, k, m, m) with right sides (B, k, m)."""
+    factor = torch.linalg.cholesky(system)
+    return torch.cholesky_solve(right[..., None], factor)[..., 0]
+
+
+def _jitter(deviations: Tensor) -> Tensor:
+    """Groups of few patches have singular systems, in float32 even a little below zero: (B, 1, 1).
+
+    It is added to the diagonal.
+    """
+    return _JITTER * deviations.square().sum((1, 2))[:, None, None]
 
 
 __all__ = ["refine"]

@@ -15,9 +15,10 @@ SMALLEST_PATCH = 7
 _WEAK, _STRONG = 0.43, 0.6
 # Models in all, and epochs of an "isotropic" and a "dct" one for a picture of 256 x 256 pixels.
 _EFFORT = {"fast": (1, 5, 6), "balanced": (2, 8, 12), "best": (4, 10, 16)}
-# Further looks at complete pictures; sides of patches and most looks at incomplete ones.
+# Further looks at complete pictures. Models, sides of patches and most looks for incomplete ones:
+# there looks matter more than models.
 _LOOKS = 2
-_FILLING = {"fast": ((6,), 6), "balanced": ((6,), 14), "best": ((5, 6, 8), 24)}
+_FILLING = {"fast": (1, (6,), 6), "balanced": (1, (6,), 12), "best": (2, (5, 6, 7), 20)}
 QUALITIES = tuple(_EFFORT)
 COVARIANCES = ("auto", "isotropic", "dct")
 NOISES = ("auto", "gaussian", "poisson-gaussian")
@@ -138,9 +139,9 @@ def choose(
     if covariance == "isotropic":
         return Plan((isotropic,), runs)
     if not complete:
-        sizes, looks = _FILLING[quality]
-        sizes = tuple({min(size, *shape): 0 for size in sizes})
         noisy = choose(shape, noise, quality, covariance) if runs > 1 else None
+        runs, sizes, looks = _FILLING[quality]
+        sizes = tuple({min(size, *shape): 0 for size in sizes})
         return Plan((isotropic,), runs, sizes, looks, noisy=noisy)
     sizes = (min(10 if noise > _STRONG else 8, *shape),)
     models = (dct,) if covariance == "dct" or runs == 1 else (isotropic, dct)
