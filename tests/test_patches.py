@@ -91,3 +91,19 @@ def test_noise_level_is_found_beneath_a_picture(sigma):
     noisy = clean + sigma * torch.randn(clean.shape, generator=g)
     assert noise_level(Patches(noisy, 8)) == pytest.approx(sigma, rel=0.05)
     assert noise_level(Patches(100 * noisy, 8)) == pytest.approx(100 * sigma, rel=0.05)
+
+
+def test_frames_have_the_patches_of_each_one_after_the_other():
+    frames = torch.randn(3, 7, 6, 2, generator=torch.Generator().manual_seed(0))
+    together = Patches(frames, 3)
+    alone = [Patches(frame, 3) for frame in frames]
+    everything = torch.cat([block for patches in alone for block in patches.blocks()])
+    assert len(together) == len(everything) == 3 * 5 * 4
+    rows = torch.arange(len(together))
+    torch.testing.assert_close(together[rows], everything)
+    torch.testing.assert_close(frames.flatten()[together.pixels(rows)], everything)
+    some = torch.tensor([59, 3, 24])
+    sample = Patches(frames, 3, some)
+    assert len(sample) == 3
+    torch.testing.assert_close(sample[torch.tensor([2, 0])], everything[some[[2, 0]]])
+    torch.testing.assert_close(sample.pixels(torch.tensor([1])), together.pixels(some[[1]]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from truvae.refine import refine
+from truvae.refine import _by_coefficients, _by_entries, refine
 
 
 def scene(rows=30, columns=26, sigma=0.4, seed=0):
@@ -62,6 +62,28 @@ def test_missing_pixels_follow_the_others():
         estimate = refine(damaged, estimate, 0.4, 6)
     assert estimate.isfinite().all()
     assert rms((estimate - clean)[gaps]) < 0.5 * rms((clean.mean() - clean)[gaps])
+
+
+@pytest.mark.parametrize(("n", "entries"), [(5, 9), (9, 5), (12, 30)])
+@pytest.mark.parametrize("spare2", [0.0, 0.02])
+def test_both_systems_have_one_solution(n, entries, spare2):
+    """The posterior mean given the observed entries, against its formula with dense inverses."""
+    g = torch.Generator().manual_seed(n)
+    deviations = torch.randn(2, n, entries, generator=g, dtype=torch.float64)
+    known = torch.rand(2, 3, entries, generator=g) < 0.5
+    residual = torch.randn(2, 3, entries, generator=g, dtype=torch.float64) * known
+    found = [
+        solve(deviations, residual, known.double(), 0.3, spare2)
+        for solve in (_by_coefficients, _by_entries)
+    ]
+    for b in range(2):
+        covariance = deviations[b].T @ deviations[b] + spare2 * torch.eye(entries)
+        for k in range(3):
+            o = known[b, k].nonzero()[:, 0]
+            inner = covariance[o][:, o] + 0.3 * torch.eye(len(o))
+            expected = covariance[:, o] @ torch.linalg.solve(inner, residual[b, k, o])
+            for estimate in found:
+                np.testing.assert_allclose(estimate[b, k], expected, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 40), (9, 8), (33, 17)])

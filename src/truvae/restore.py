@@ -342,6 +342,10 @@ def _restored(
     units = Units.of(frames[..., ~constant], noise)
     varying = frames[..., ~constant]
     levels = _noise_levels(units.stabilise(varying), wishes.sigma)
+    if noise is not None:
+        # Stabilised noise is 1, but less where hardly any events are counted, often most of a
+        # picture.
+        levels = np.maximum(levels, 1.0)
     complete = not np.isnan(varying).any()
     plan = wishes.plan(frames.shape[1:3], rms(levels) / rms(units.spread), complete)
     for settings in plan.models:
