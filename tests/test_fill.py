@@ -1,7 +1,6 @@
 """Hidden pixels as judges."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +20,7 @@ def damaged(share=0.3, sigma=0.0, seed=0, size=40):
 def settled(image, hidden, sigma, known=False, looks=10, sizes=(6,)):
     estimate = nearest_known(hidden.away(image))
     return settle(image, estimate, hidden, sigma=sigma, known=known, sizes=sizes, looks=looks,
-                  go_on=lambda: True)  # fmt: skip
+                  go_on=lambda looks: True)  # fmt: skip
 
 
 @given(st.integers(0, 99), st.sampled_from([(40, 30), (40, 30, 3)]))
@@ -54,7 +53,7 @@ def test_noise_that_is_not_there_is_found_out():
     first = nearest_known(image)
     gaps = image.isnan()
     assert (filled.estimate - clean)[gaps].std() < 0.3 * (first - clean)[gaps].std()
-    assert filled.rmse == pytest.approx(float((filled.estimate - clean)[gaps].std()), rel=0.6)
+    assert filled.rmse < 0.05  # of the best look before those that see the hidden pixels
 
 
 def test_a_known_level_is_kept():

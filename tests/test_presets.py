@@ -110,8 +110,7 @@ def test_selection_replaces_the_parents_of_a_preset():
     ("options", "message"),
     [
         ({"preset": "paper:none"}, "no preset 'paper:none': choose one of paper:bars-8"),
-        ({"preset": "paper:bars-8"}, "not for denoising pictures"),
-        ({"preset": "paper:inpaint-house-50"}, "not for denoising pictures"),
+        ({"preset": "paper:bars-8"}, "not for restoring pictures"),
         ({"preset": "paper:denoise-house-25", "selection": "good"}, "no selection 'good'"),
         ({"selection": "released"}, "goes with a preset"),
         ({"preset": "paper:denoise-house-25", "n_latents": 8}, "9 children of a parent"),

@@ -22,6 +22,8 @@ _NORMAL_MEDIAN = 0.6745
 # By how much the level of noise falls from one look to the next, unless the errors of the hidden
 # pixels are nearly as large as it: then it is real.
 _COOLING, _REAL = 0.5, 0.8
+# The lowest level, in units of the spread of the picture.
+_LEAST = 1e-3
 # The least share by which the error of the hidden pixels falls if a look pays, and how many looks
 # in turn may not pay.
 _GAIN, _PATIENCE = 1e-3, 3
@@ -105,7 +107,7 @@ def settle(
     known: bool,
     sizes: Sequence[int],
     looks: int,
-    go_on: Callable[[], bool],
+    go_on: Callable[[int], bool],
 ) -> Filled:
     """Look at an incomplete picture again and again, with less and less noise.
 
@@ -128,13 +130,15 @@ def settle(
     looks
         The most looks; the last ones of them see the hidden pixels too.
     go_on
-        Asked before every look.
+        Asked before every look, and told how many there were.
     """
     error = hidden.rmse(estimate) if len(hidden) else None
     known = known or not len(hidden) or hidden.noise(estimate) > _REAL * sigma
     best = last = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, error)
-    while last.looks < looks - _LAST and last.looks - best.looks < _PATIENCE and go_on():
-        level = last.sigma if known else _COOLING * last.sigma
+    while last.looks < looks - _LAST and last.looks - best.looks < _PATIENCE:
+        if not go_on(last.looks):
+            break
+        level = last.sigma if known else max(_COOLING * last.sigma, _LEAST)
         choice = sizes if last.looks == 0 and len(hidden) else [last.size]
         found = [_look(hidden, image, last, level, size) for size in choice]
         last = min(found, key=lambda look: look.rmse or 0.0)
@@ -151,11 +155,11 @@ def _look(hidden: Hidden, image: Tensor, before: Filled, sigma: float, size: int
     return Filled(estimate, sigma, size, before.looks + 1, error)
 
 
-def _see_all(image: Tensor, best: Filled, looks: int, go_on: Callable[[], bool]) -> Filled:
+def _see_all(image: Tensor, best: Filled, looks: int, go_on: Callable[[int], bool]) -> Filled:
     """Look once more with the hidden pixels in their places."""
     everything = Hidden.none(image)
-    for _ in range(min(_LAST, looks)):
-        if go_on():
+    for left in range(min(_LAST, looks), 0, -1):
+        if go_on(looks - left):
             best = _look(everything, image, best, best.sigma, best.size)._replace(rmse=best.rmse)
     return best
 

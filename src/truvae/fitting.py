@@ -106,7 +106,7 @@ def fit_model(
     model, population = _start(material, patches, settings)
     coordinates = sample.coordinates if settings.shares else None
     chunks = _chunks(settings, patches, coordinates)
-    training = clock if n_frames == 1 else clock.before(n_frames)
+    training = clock if n_frames == 1 else clock.before(n_frames).span(0, 0.5)
     epochs = 0
     for epoch in settings.train(model, population, patches, chunks, generator, training):
         epochs += 1

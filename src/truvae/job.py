@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ _SECONDS_PER_VALUE = 4e-5
 # The most that may be missing, and the least noise over the spread of the picture, for a picture to
 # be treated as complete once a first model has filled it in.
 _FEW, _NOISY = 0.2, 0.1
+# Share of the fitting in the progress, half of it where looks take the most time.
+_FITTING = 0.9
 # Side of the patches that fill holes.
 _HOLE_PATCH = 8
 # Least noise that is reckoned with, over the spread of the picture: less is beyond float32.
@@ -55,6 +57,16 @@ class Done:
     epochs: int
     n_data: int
     device: str
+
+
+class _Final(NamedTuple):
+    """The last estimate, in standardised units."""
+
+    estimate: Tensor
+    sigma: float
+    source: str
+    looks: int
+    rmse: float | None
 
 
 class Job:
@@ -106,33 +118,26 @@ class Job:
     def run(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Done:
         """Fit the models, combine their estimates, and look again."""
         looking = self.plan.looks * _SECONDS_PER_VALUE * self.images.numel()
-        runs = self._fit_all(clock.without(looking), on_epoch)
+        fitting = _FITTING if self.complete else _FITTING / 2
+        runs = self._fit_all(clock.without(looking).span(0, fitting), on_epoch)
+        clock = clock.span(fitting, 1)
         estimate, trust = self._combine(runs)
         main = next(run for run in runs if trust <= 0.5 or run.settings.covariance == "dct")
-        sigma, source = self._published(runs)
-        looks, rmse = 0, self._error(estimate)
-        if self.complete:
-            estimate, looks = self._look_again(estimate, clock)
-        else:
-            filled = self._fill(estimate, _learned(runs), clock)
-            estimate = torch.stack([frame.estimate for frame in filled])
-            looks = filled[0].looks
-            rmse = _rms([frame.rmse for frame in filled if frame.rmse is not None])
-            if looks and not self.known:
-                settled = float(np.mean([frame.sigma for frame in filled]))
-                sigma, source = min((sigma, source), (settled, "held-out"))
+        looked = self._look_again if self.complete else self._fill
+        final = looked(estimate, runs, clock)
+        clock.on_progress(1)
         return Done(
-            restored=self.units.restore(self._without_holes(estimate)),
-            sigma=sigma,
-            sigma_source=source,
+            restored=self.units.restore(self._without_holes(final.estimate)),
+            sigma=final.sigma,
+            sigma_source=final.source,
             elbo=self.units.bound(main.bound, self._entries(main.settings)),
             history=self.history,
             model=main.model,
             settings=main.settings,
             covariances=[run.settings.covariance for run in runs],
             trust_in_dct=trust,
-            looks=looks,
-            held_out_rmse=rmse,
+            looks=final.looks,
+            held_out_rmse=final.rmse,
             epochs=main.epochs,
             n_data=len(Patches(self.images, main.settings.patch_size)),
             device=str(self.images.device),
@@ -193,15 +198,17 @@ class Job:
         trust = self._trust(runs)
         return torch.lerp(kinds["isotropic"], kinds["dct"], trust), trust
 
-    def _look_again(self, estimates: Tensor, clock: Clock) -> tuple[Tensor, int]:
+    def _look_again(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:
         """Refine the estimates as often as planned, and as the time allows."""
-        looks = 0
+        sigma, source = self._published(runs)
+        looks, rmse = 0, self._error(estimates)
         while looks < self.plan.looks and clock.left() > 0 and not clock.should_stop():
+            clock.on_progress(looks / self.plan.looks)
             pairs = zip(_filled(self.images, estimates), estimates, strict=True)
             size, noise = self.plan.sizes[0], self.material.noise
             estimates = torch.stack([refine(image, last, noise, size) for image, last in pairs])
             looks += 1
-        return estimates, looks
+        return _Final(estimates, sigma, source, looks, rmse)
 
     def _error(self, estimates: Tensor) -> float | None:
         """Return the rms error of estimates at the hidden pixels of all frames."""
@@ -213,21 +220,43 @@ class Job:
         without = estimates.masked_fill(self.deep[..., None], torch.nan)
         return torch.stack([fill_holes(frame, _HOLE_PATCH) for frame in without])
 
-    def _fill(self, estimates: Tensor, learned: float, clock: Clock) -> list[Filled]:
+    def _fill(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:
         """Look again at incomplete frames until hidden pixels say that they get no better."""
-        return [
-            settle(
-                image,
-                estimate.to(image),
-                hidden,
-                sigma=self.material.noise if self.known else learned,
-                known=self.known,
-                sizes=self.plan.sizes,
-                looks=self.plan.looks,
-                go_on=lambda: clock.left() > 0 and not clock.should_stop(),
-            )
-            for image, estimate, hidden in zip(self.images, estimates, self.hidden, strict=True)
+        frames = zip(self.images, estimates, self.hidden, strict=True)
+        n, learned = len(self.images), _learned(runs)
+        done = [
+            self._settle(*frame, learned, clock.span(index / n, (index + 1) / n))
+            for index, frame in enumerate(frames)
         ]
+        rmse = _rms([frame.rmse for frame in done if frame.rmse is not None])
+        sigma, source = self._published(runs)
+        if done[0].looks and not self.known:
+            settled = float(np.mean([frame.sigma for frame in done]))
+            judged = "estimated" if rmse is None else "held-out"
+            sigma, source = min((sigma, source), (settled, judged))
+        final = torch.stack([frame.estimate for frame in done])
+        return _Final(final, sigma, source, done[0].looks, rmse)
+
+    def _settle(
+        self, image: Tensor, estimate: Tensor, hidden: Hidden, learned: float, clock: Clock
+    ) -> Filled:
+        """Look again at one frame."""
+        estimated = min(learned, self.material.noise)
+
+        def go_on(looks: int) -> bool:
+            clock.on_progress(looks / self.plan.looks)
+            return clock.left() > 0 and not clock.should_stop()
+
+        return settle(
+            image,
+            estimate.to(image),
+            hidden,
+            sigma=estimated if self.known or not len(hidden) else learned,
+            known=self.known,
+            sizes=self.plan.sizes,
+            looks=self.plan.looks,
+            go_on=go_on,
+        )
 
     def _published(self, runs: Sequence[Run]) -> tuple[float, str]:
         """Return the noise level to tell, in standardised units, and where it is from."""

@@ -275,17 +275,21 @@ class Clock:
         return replace(
             self,
             budget=self._rest(),
-            on_progress=lambda done: self.on_progress(0.5 * done),
             closing=passes,
+        )
+
+    def span(self, first: float, last: float) -> "Clock":
+        """Return a clock whose progress from 0 to 1 goes from `first` to `last` of this one."""
+        return replace(
+            self,
+            budget=self._rest(),
+            on_progress=lambda done: self.on_progress(first + (last - first) * done),
         )
 
     def part(self, index: int, n: int) -> "Clock":
         """Return a clock for part `index` (from 0) of `n`, with its share of the time left."""
-        return replace(
-            self,
-            budget=None if self.budget is None else self.left() / (n - index),
-            on_progress=lambda done: self.on_progress((index + done) / n),
-        )
+        share = self.span(index / n, (index + 1) / n)
+        return replace(share, budget=None if self.budget is None else self.left() / (n - index))
 
     def _rest(self, without: float = 0.0) -> float | None:
         return None if self.budget is None else max(self.left() - without, 1e-3)
