@@ -101,7 +101,7 @@ def spread(missing: np.ndarray, clean: Picture) -> np.ndarray:
 def biharmonic(stem: str, clean: Picture, missing: np.ndarray) -> Record:
     """Run scikit-image's biharmonic inpainting (doi:10.1137/16M1081919) channel by channel."""
     start = time.perf_counter()
-    whole, unknown = np.atleast_3d(clean.data), np.atleast_3d(spread(missing, clean))
+    whole, unknown = np.atleast_3d(clean.data), np.atleast_3d(spread(missing, clean)).copy()
     planes = [
         inpaint_biharmonic(np.where(unknown[..., k], 0, whole[..., k]) / 255.0, unknown[..., k])
         for k in range(whole.shape[2])
