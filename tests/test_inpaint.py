@@ -186,6 +186,43 @@ def test_frames_that_share_models_are_restored_as_well(missing):
     assert shared.sigma == pytest.approx(20, rel=0.5)
 
 
+def test_frames_that_were_not_begun_stay_as_they_are():
+    _, noisy = stack_of(3)
+    epochs = []
+    stopped = truvae.denoise(
+        noisy, on_epoch=epochs.append, should_stop=lambda: len(epochs) > 1, **PLAIN
+    )
+    np.testing.assert_array_equal(stopped[1:], noisy[1:])
+    assert (stopped[0] != noisy[0]).any()
+
+
+def test_a_given_level_is_held_where_pixels_are_missing_too():
+    _, noisy = noisy_scene()
+    noisy[gaps_of(noisy.shape, 0.05)] = np.nan
+    result = truvae.denoise(noisy, sigma=30.0, return_result=True, **SMALL | {"epochs": 3})
+    assert result.sigma == pytest.approx(30) and result.sigma_source == "given"
+    assert all(epoch.sigma == pytest.approx(30) for epoch in result.history)
+
+
+def test_the_bound_is_that_of_all_patches_however_short_the_training():
+    _, noisy = noisy_scene()
+    result = truvae.denoise(noisy, should_stop=lambda: True, return_result=True, **PLAIN)
+    # An untrained model knows the spread of the picture at best.
+    size, spread = result.settings.patch_size**2, noisy.std()
+    assert result.elbo < -size * np.log(spread)
+
+
+def test_frames_that_are_all_constant_are_told():
+    with pytest.raises(InputError, match="constant in frame 0"):
+        truvae.denoise(np.stack([np.zeros((32, 32)), np.ones((32, 32))]), stack="shared")
+    with pytest.raises(InputError, match="no known pixel in frame 1"):
+        frames = np.random.default_rng(0).random((2, 32, 32))
+        frames[1] = np.nan
+        truvae.denoise(frames, stack="shared")
+    with pytest.raises(InputError, match="no known pixel"):
+        truvae.denoise(np.zeros((0, 16)))
+
+
 def test_an_empty_frame_is_told_unless_models_are_shared():
     _, noisy = stack_of(3)
     noisy[1] = 5

@@ -53,3 +53,7 @@ def test_different_shapes_are_an_error():
     for metric in (psnr, ssim):
         with pytest.raises(InputError, match=r"\(2, 3\).*\(3, 2\)"):
             metric(np.zeros((2, 3)), np.zeros((3, 2)))
+
+
+def test_a_constant_float_picture_has_no_peak():
+    assert math.isnan(psnr(np.full((4, 4), 100.0), np.full((4, 4), 99.0)))

@@ -31,6 +31,8 @@ def frames_of(image: npt.ArrayLike, channel_axis: int | None) -> tuple[Array, in
         raise InputError(f"a picture holds integers or floats, not {array.dtype} values")
     if np.iscomplexobj(array):
         raise InputError("a picture holds integers or floats, not complex values")
+    if array.size == 0:
+        raise InputError(f"the picture has no known pixel: there are no values in {array.shape}")
     channel_axis = _channel_axis(array, channel_axis)
     picture = array.astype(np.float64)
     if channel_axis is not None:
@@ -64,26 +66,24 @@ def _channel_axis(array: Array, channel_axis: int | None) -> int | None:
 def check_frames(frames: Array, together: bool) -> None:
     """Raise an `InputError` if frames (F, R, C, K), NaN where missing, cannot be learned from.
 
-    Frames that are restored `together` may be constant or missing, as long as not all are.
+    Some of those that are restored `together` may be constant.
     """
     if np.isinf(frames).any():
         raise InputError("the picture has infinite values; mark missing pixels as NaN")
-    parts = [frames] if together else np.split(frames, len(frames))
-    for index, part in enumerate(parts):
-        where = f" in frame {index}" if len(parts) > 1 else ""
-        channels = [part[..., k] for k in range(part.shape[3])]
-        for k, channel in enumerate(channels):
-            if channel.size == 0 or np.isnan(channel).all():
-                where += f" in channel {k}" if len(channels) > 1 else ""
-                raise InputError(
-                    f"the picture has no known pixel{where}: all values are missing or there are "
-                    "none"
-                )
-        if all(np.nanmax(channel) == np.nanmin(channel) for channel in channels):
-            raise InputError(
-                f"the picture is constant{where} (all known pixels are "
-                f"{np.nanmin(channels[0]):g}): there is nothing to learn from"
-            )
+    n_frames, n_channels = len(frames), frames.shape[3]
+    for f, k in np.argwhere(np.isnan(frames).all((1, 2))):
+        where = f" in frame {f}" if n_frames > 1 else ""
+        where += f" in channel {k}" if n_channels > 1 else ""
+        raise InputError(f"the picture has no known pixel{where}: all values are missing")
+    low, high = np.nanmin(frames, (1, 2)), np.nanmax(frames, (1, 2))
+    constant = (low == high).all(1)
+    if constant.all() if together else constant.any():
+        f = int(constant.argmax())
+        where = f" in frame {f}" if n_frames > 1 else ""
+        raise InputError(
+            f"the picture is constant{where} (all known pixels are {low[f, 0]:g}): there is "
+            "nothing to learn from"
+        )
 
 
 def masked(image: npt.ArrayLike, mask: npt.ArrayLike | None, channel_axis: int | None) -> Array:

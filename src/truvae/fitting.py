@@ -6,7 +6,7 @@ from those of the most similar patches that it was trained on.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from truvae.model import Model
 from truvae.noise import DiagonalGaussian, Gaussian
 from truvae.patches import Features, Patches, cosine_basis, merge
 from truvae.population import Population
+from truvae.proposals import Proposal
 from truvae.settings import Settings
 from truvae.training import Clock, Epoch, posterior
 
@@ -38,7 +39,9 @@ class Run(NamedTuple):
     """(F, R, C, K), float64."""
     model: Model
     bound: float
-    """Mean over the patches that it was trained on of F_n, in nats."""
+    """Mean of F_n over all patches, in nats."""
+    entries: Tensor
+    """(K,), mean number of observed entries of a patch in each channel."""
     epochs: int
     seconds: float
 
@@ -74,7 +77,7 @@ class Material:
             rows, n = None, len(Patches(self.seen, size))
             if len(self.seen) > 1:
                 order = torch.randperm(n, generator=self.generator, device=self.seen.device)
-                rows = order[: n // len(self.seen)]
+                rows = order[: n // len(self.seen)].clone()
             self._samples[size] = _Sample(self.seen, self._pilot, size, rows)
         return self._samples[size]
 
@@ -111,13 +114,14 @@ def fit_model(
     for epoch in settings.train(model, population, patches, chunks, generator, training):
         epochs += 1
         on_epoch(epoch)
-    bound = float(population.bound(slice(None)).mean())
     if n_frames == 1:
-        merged = _estimate(model, population, patches, chunks, settings, generator)
+        # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
+        search = settings.search if settings.shares else ()
+        merged, bound = _estimate(model, population, patches, chunks, settings, search, generator)
     else:
-        merged = _infer(material, settings, model, population, clock)
-    seconds = time.perf_counter() - clock.start
-    return Run(settings, merged.view(material.seen.shape), model, bound, epochs, seconds)
+        merged, bound = _infer(material, settings, model, population, clock)
+    merged, seconds = merged.view(material.seen.shape), time.perf_counter() - clock.start
+    return Run(settings, merged, model, bound, patches.mean_observed(), epochs, seconds)
 
 
 def _start(material: Material, patches: Patches, settings: Settings) -> tuple[Model, Population]:
@@ -159,29 +163,35 @@ def _estimate(
     patches: Patches,
     chunks: Chunks,
     settings: Settings,
+    search: Sequence[Proposal],
     generator: torch.Generator,
-) -> Tensor:
-    """Return what the model makes of a picture, with the states of its patches."""
-    # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
-    search = settings.search if settings.shares else ()
+) -> tuple[Tensor, float]:
+    """Return what the model makes of a picture, and the mean of F_n, by the states of its patches
+    and those that a search offers.
+    """
     estimates = posterior(model, population, patches, chunks, search, generator)
-    return merge(patches, estimates, settings.doubt)
+    merged = merge(patches, estimates, settings.doubt)
+    return merged, float(population.bound(slice(None)).mean())
 
 
 def _infer(
     material: Material, settings: Settings, model: Model, population: Population, clock: Clock
-) -> Tensor:
+) -> tuple[Tensor, float]:
     """Find states of all patches of each frame with the decoder fixed; estimate the frames."""
     sample, generator = material.sample(settings.patch_size), material.generator
-    done, n_frames = [], len(material.seen)
+    done, bounds, n_frames = [], [], len(material.seen)
     for frame, pilot in zip(material.seen, sample.pilot, strict=True):
         patches = Patches(frame, settings.patch_size)
         coordinates = sample.features(Patches(pilot, settings.patch_size))
         start = _nearest_states(coordinates, sample.coordinates, population, generator)
         chunks = _chunks(settings, patches, coordinates)
-        done.append(_estimate(model, start, patches, chunks, settings, generator))
+        merged, bound = _estimate(
+            model, start, patches, chunks, settings, settings.search, generator
+        )
+        done.append(merged)
+        bounds.append(bound)
         clock.on_progress(0.5 + 0.5 * len(done) / n_frames)
-    return torch.stack(done)
+    return torch.stack(done), sum(bounds) / n_frames
 
 
 def _nearest_states(

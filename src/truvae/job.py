@@ -117,8 +117,9 @@ class Job:
 
     def run(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Done:
         """Fit the models, combine their estimates, and look again."""
-        looking = self.plan.looks * _SECONDS_PER_VALUE * self.images.numel()
         fitting = _FITTING if self.complete else _FITTING / 2
+        looking = self.plan.looks * _SECONDS_PER_VALUE * self.images.numel()
+        looking = min(looking, clock.left() * (1 - fitting))
         runs = self._fit_all(clock.without(looking).span(0, fitting), on_epoch)
         clock = clock.span(fitting, 1)
         estimate, trust = self._combine(runs)
@@ -130,7 +131,7 @@ class Job:
             restored=self.units.restore(self._without_holes(final.estimate)),
             sigma=final.sigma,
             sigma_source=final.source,
-            elbo=self.units.bound(main.bound, self._entries(main.settings)),
+            elbo=self.units.bound(main.bound, main.entries),
             history=self.history,
             model=main.model,
             settings=main.settings,
@@ -163,17 +164,18 @@ class Job:
         """
         self.material.look_for_neighbours_in(estimate)
         pairs = zip(self.hidden, estimate, strict=True)
-        noise = min(self.told, *(hidden.noise(frame) for hidden, frame in pairs))
+        seen = float(np.median([hidden.noise(frame) for hidden, frame in pairs]))
+        noise = self.told if self.known else min(self.told, seen)
         missing = float(self.images.isnan().float().mean())
         if self.plan.noisy is None or noise < _NOISY or missing > _FEW:
             return
         self.plan, self.complete = self.plan.noisy, True
-        seen = _filled(self.material.seen, estimate)
-        self.material = Material(seen, noise, self.known, self.material.generator)
+        whole = _filled(self.material.seen, estimate)
+        self.material = Material(whole, noise, self.known, self.material.generator)
 
     def _fit(self, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Run:
         """Fit one model, and keep the records of its training."""
-        entries = self._entries(settings)
+        entries = self.material.sample(settings.patch_size).patches.mean_observed()
 
         def tell(epoch: Epoch) -> None:
             self.history.append(self.units.record(epoch, entries))
@@ -225,7 +227,7 @@ class Job:
         frames = zip(self.images, estimates, self.hidden, strict=True)
         n, learned = len(self.images), _learned(runs)
         done = [
-            self._settle(*frame, learned, clock.span(index / n, (index + 1) / n))
+            self._settle(*frame, learned, clock.part(index, n))
             for index, frame in enumerate(frames)
         ]
         rmse = _rms([frame.rmse for frame in done if frame.rmse is not None])
@@ -233,7 +235,7 @@ class Job:
         if done[0].looks and not self.known:
             settled = float(np.mean([frame.sigma for frame in done]))
             judged = "estimated" if rmse is None else "held-out"
-            sigma, source = min((sigma, source), (settled, judged))
+            sigma, source = (settled, judged) if settled < sigma else (sigma, source)
         final = torch.stack([frame.estimate for frame in done])
         return _Final(final, sigma, source, done[0].looks, rmse)
 
@@ -241,7 +243,7 @@ class Job:
         self, image: Tensor, estimate: Tensor, hidden: Hidden, learned: float, clock: Clock
     ) -> Filled:
         """Look again at one frame."""
-        estimated = min(learned, self.material.noise)
+        estimated = self.material.noise if self.known else min(learned, self.material.noise)
 
         def go_on(looks: int) -> bool:
             clock.on_progress(looks / self.plan.looks)
@@ -266,9 +268,6 @@ class Job:
         if learned < self.told or self.plan.models[-1].covariance == "isotropic":
             return learned, "learned"
         return self.told, "estimated"
-
-    def _entries(self, settings: Settings) -> Tensor:
-        return self.material.sample(settings.patch_size).patches.mean_observed()
 
 
 def _learned(runs: Sequence[Run]) -> float:

@@ -30,6 +30,8 @@ def data_range(reference: Array) -> float:
 def psnr(reference: Array, estimate: Array) -> float:
     """Return the peak signal-to-noise ratio in dB over all known pixels of the reference.
 
+    It is NaN if the reference is a constant float picture, which has no peak.
+
     Raises
     ------
     InputError
@@ -42,7 +44,10 @@ def psnr(reference: Array, estimate: Array) -> float:
     """
     _check_shapes(reference, estimate)
     error = float(np.nanmean((estimate.astype(float) - reference.astype(float)) ** 2))
-    return 10 * math.log10(data_range(reference) ** 2 / error) if error else math.inf
+    if not error:
+        return math.inf
+    peak = data_range(reference)
+    return 10 * math.log10(peak**2 / error) if peak else math.nan
 
 
 def ssim(reference: Array, estimate: Array, *, channels: bool = False) -> float:
@@ -66,13 +71,13 @@ def ssim(reference: Array, estimate: Array, *, channels: bool = False) -> float:
 
     _check_shapes(reference, estimate)
     picture = reference.shape[-3 if channels else -2 :]
-    window = min(7, *picture[:2])
+    window, peak = min(7, *picture[:2]), data_range(reference)
     frames = zip(reference.reshape(-1, *picture), estimate.reshape(-1, *picture), strict=True)
     values = [
         structural_similarity(
             one.astype(float),
             other.astype(float),
-            data_range=data_range(reference),
+            data_range=peak,
             win_size=window - 1 + window % 2,
             channel_axis=-1 if channels else None,
         )

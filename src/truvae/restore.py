@@ -11,6 +11,7 @@ import torch
 
 from truvae.checks import check_frames, check_patch_size, device_called, frames_of, masked
 from truvae.errors import InputError
+from truvae.fill import nearest_known
 from truvae.io import to_dtype
 from truvae.job import Done, Job
 from truvae.model import Model
@@ -169,7 +170,8 @@ def denoise(
     on_epoch
         Called after each epoch with its record, in units of the input.
     should_stop
-        Asked now and then; once it says True, training ends and the best so far is returned.
+        Asked now and then; once it says True, training ends and the best so far is returned. Frames
+        of a stack that were not begun stay as they are.
     return_result
         Return a `Result` instead of the array.
 
@@ -210,10 +212,13 @@ def denoise(
     check_frames(frames, together=stack == "shared")
     check_patch_size(patch_size or SMALLEST_PATCH, frames.shape[1:])
     parts = [frames] if stack == "shared" else np.split(frames, len(frames))
-    results = [
-        _restored(part, wishes, where, random_state, clock.part(index, len(parts)), on_epoch)
-        for index, part in enumerate(parts)
-    ]
+    results: list[Result] = []
+    for index, part in enumerate(parts):
+        if results and should_stop():
+            results.append(_as_it_is(part, results[0]))
+            continue
+        time_left = clock.part(index, len(parts))
+        results.append(_restored(part, wishes, where, random_state, time_left, on_epoch))
     result = _joined(results, np.asarray(image), channel_axis)
     return result if return_result else result.restored
 
@@ -303,6 +308,8 @@ class _Wishes:
             raise InputError(f"sigma must be above 0, in units of the picture, not {self.sigma:g}")
         if self.sigma is not None and self.noise == "poisson-gaussian":
             raise InputError("sigma is the level of gaussian noise: leave one of both out")
+        if self.preset is not None and self.noise == "poisson-gaussian":
+            raise InputError("a preset reckons with gaussian noise: leave noise or preset out")
         if self.preset is None and self.selection is not None:
             raise InputError("a selection goes with a preset: give one, or leave selection out")
         self.plan((1 << 10, 1 << 10), 0.5, True)
@@ -388,6 +395,12 @@ def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:
         frames=len(frames),
         device=done.device,
     )
+
+
+def _as_it_is(frames: Array, first: Result) -> Result:
+    """Return frames that are not restored any more, without gaps, beside the first that was."""
+    filled = [nearest_known(torch.as_tensor(frame)).numpy() for frame in frames]
+    return replace(first, restored=np.stack(filled), history=[])
 
 
 def _joined(results: list[Result], array: Array, channel_axis: int | None) -> Result:
