@@ -56,8 +56,8 @@ def run(options: argparse.Namespace) -> None:
               "error at hidden pixels", "peak MB", "paper dB"]  # fmt: skip
     text = (
         "Missing per pixel (House) and per value of each channel (Castle, a JPEG), PSNR over all "
-        "pixels, as the paper counts. Kate: a real mask of text over a picture whose text is gone, "
-        f"so that it counts as clean. Seeds {options.seeds}. {runs[-1]['machine']}."
+        "pixels, as the paper counts. Kate: a real mask of text over a clean photograph. Seeds "
+        f"{options.seeds}. {runs[-1]['machine']}."
     )
     publish("inpainting", f"{text}\n\n{table(header, rows)}")
 
