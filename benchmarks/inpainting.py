@@ -101,15 +101,20 @@ def spread(missing: np.ndarray, clean: Picture) -> np.ndarray:
 def biharmonic(stem: str, clean: Picture, missing: np.ndarray) -> Record:
     """Run scikit-image's biharmonic inpainting (doi:10.1137/16M1081919) channel by channel."""
     start = time.perf_counter()
-    whole, unknown = np.atleast_3d(clean.data), np.atleast_3d(spread(missing, clean)).copy()
+    whole, unknown = np.atleast_3d(clean.data), np.atleast_3d(spread(missing, clean))
     planes = [
-        inpaint_biharmonic(np.where(unknown[..., k], 0, whole[..., k]) / 255.0, unknown[..., k])
-        for k in range(whole.shape[2])
+        inpaint_biharmonic(np.where(gaps, 0, plane) / 255.0, gaps)
+        for plane, gaps in zip(channels(whole), channels(unknown), strict=True)
     ]
     filled = to_dtype(255 * np.stack(planes, -1).reshape(clean.data.shape), clean.data.dtype)
     took = time.perf_counter() - start
     show(stem, clean, filled)
     return {"psnr": psnr(clean.data, filled), "sigma": None, "peak_memory_mb": None, "took": took}
+
+
+def channels(values: np.ndarray) -> np.ndarray:
+    """Return the channels (K, R, C) of (R, C, K), each in its own memory."""
+    return np.ascontiguousarray(np.moveaxis(values, 2, 0))
 
 
 def show(stem: str, clean: Picture, values: np.ndarray) -> None:
