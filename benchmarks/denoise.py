@@ -4,13 +4,12 @@ import argparse
 import json
 import os
 import statistics
-import time
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.command import truvae
+from benchmarks.peers import bm3d
 from benchmarks.report import OUT, machine, publish, table
+from truvae.files import add_noise
 from truvae.io import read_picture
 from truvae.metrics import psnr
 
@@ -44,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
                 runs = [ours(options, picture, sigma, seed, quality) for seed in seeds]
                 rows.append([*cells, quality, *summary(runs), *beside(picture, sigma)])
             if not options.no_bm3d:
-                runs = [bm3d(options, picture, sigma, seed) for seed in seeds]
+                runs = [beside_bm3d(options, picture, sigma, seed) for seed in seeds]
                 rows.append([*cells, "BM3D, told sigma", *summary(runs), "", ""])
     header = ["picture", "sigma", "method", "dB (sd)", "seconds, median", "sigma told",
               "peak MB", "paper dB", "gain"]  # fmt: skip
@@ -91,15 +90,9 @@ def ours(options: argparse.Namespace, picture: str, sigma: float, seed: int, qua
     return record
 
 
-def bm3d(options: argparse.Namespace, picture: str, sigma: float, seed: int) -> dict:
-    """Run BM3D (doi:10.1109/TIP.2007.901238) on the same noisy picture, told the noise level."""
-    from bm3d import bm3d as restore
-
+def beside_bm3d(options: argparse.Namespace, picture: str, sigma: float, seed: int) -> dict:
+    """Run BM3D on the same noisy picture, told the noise level."""
     clean = read_picture(locate(options, picture)).data
-    noisy = clean + np.random.default_rng(seed).normal(0, sigma, clean.shape)
-    start = time.perf_counter()
-    restored = restore(noisy, sigma)
-    seconds = time.perf_counter() - start
-    restored = np.clip(np.rint(restored), 0, 255)
+    restored, seconds = bm3d(add_noise(clean, sigma, seed), [sigma])
     return {"psnr": psnr(clean, restored), "seconds": seconds, "sigma": None,
             "peak_memory_mb": None}  # fmt: skip

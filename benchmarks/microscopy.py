@@ -1,7 +1,6 @@
 """Real fluorescence noise and colour pictures by the public command, beside BM3D."""
 
 import argparse
-import time
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +8,11 @@ import numpy as np
 from skimage.restoration import estimate_sigma
 
 from benchmarks.command import truvae
+from benchmarks.peers import bm3d
 from benchmarks.report import OUT, publish, table
 from benchmarks.series import Record, seeds, series
 from benchmarks.series import add_arguments as add_series
+from truvae.files import add_noise
 from truvae.io import Picture, read_picture, to_dtype, write_picture
 from truvae.metrics import psnr, ssim
 
@@ -67,7 +68,7 @@ def restore(case: str, method: str, seed: int, *, options: argparse.Namespace) -
     clean, noisy, source, flags = material(options, case, seed)
     stem = f"{case}-{seed}-{method}"
     if method == "bm3d":
-        return bm3d(stem, clean, noisy, _SIGMA if case == COLOUR else None)
+        return beside(stem, clean, noisy, _SIGMA if case == COLOUR else None)
     done = truvae("denoise", source, stem, *flags, "--quality", method, "--seed", seed,
                   "--threads", options.threads)  # fmt: skip
     kept = ("psnr_noisy", "psnr", "ssim", "sigma", "sigma_source", "noise", "noise_gain",
@@ -89,24 +90,18 @@ def material(
     clean = Picture(whole.data[_CROP], channels=True)
     path = OUT / f"{COLOUR}-crop.png"
     write_picture(path, clean)
-    noisy = clean.data + np.random.default_rng(seed).normal(0, _SIGMA, clean.data.shape)
+    noisy = add_noise(clean.data, _SIGMA, seed)
     write_picture(
         OUT / f"{COLOUR}-{seed}-noisy.png", Picture(to_dtype(noisy, np.uint8), channels=True)
     )
     return clean, noisy, path, ["--add-noise", _SIGMA]
 
 
-def bm3d(stem: str, clean: Picture, noisy: np.ndarray, sigma: float | None) -> Record:
-    """Run BM3D (doi:10.1109/TIP.2007.901238) on each channel, told the noise level."""
-    from bm3d import bm3d as restore_plane
-
-    start = time.perf_counter()
-    planes = np.moveaxis(np.atleast_3d(noisy).astype(float), 2, 0)
-    levels = [sigma or float(estimate_sigma(plane)) for plane in planes]
-    pairs = zip(planes, levels, strict=True)
-    restored = np.stack([restore_plane(plane, level) for plane, level in pairs], -1)
-    took = time.perf_counter() - start
-    values = to_dtype(restored.reshape(noisy.shape), np.uint8)
+def beside(stem: str, clean: Picture, noisy: np.ndarray, sigma: float | None) -> Record:
+    """Run BM3D with the noise level, or what scikit-image estimates."""
+    channels = np.moveaxis(np.atleast_3d(noisy).astype(float), 2, 0)
+    levels = [sigma or float(estimate_sigma(channel)) for channel in channels]
+    values, took = bm3d(noisy, levels)
     write_picture(OUT / f"{stem}.png", Picture(values, channels=clean.channels))
     return {"psnr_noisy": psnr(clean.data, noisy), "psnr": psnr(clean.data, values),
             "ssim": ssim(clean.data, values, channels=clean.channels), "took": took,

@@ -38,14 +38,14 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
         raise click.BadParameter(f"{value!r} is not a list of whole numbers like 256,128") from None
 
 
+def _choice(flag: str, choices: str, default: str, text: str | None = None) -> Callable[..., Any]:
+    """Return an option with one of the values in `choices`, parted by blanks."""
+    kind = click.Choice(choices.split())
+    return click.option(flag, type=kind, default=default, show_default=True, help=text)
+
+
 _RUN_OPTIONS = [
-    click.option(
-        "--quality",
-        type=click.Choice(["fast", "balanced", "best"]),
-        default="balanced",
-        show_default=True,
-        help="How much time to take.",
-    ),
+    _choice("--quality", "fast balanced best", "balanced", "How much time to take."),
     click.option(
         "--time-budget",
         type=click.FloatRange(min=0, min_open=True),
@@ -54,35 +54,30 @@ _RUN_OPTIONS = [
         help="Finish within this time, everything included.",
     ),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-    click.option(
-        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-    ),
+    _choice("--device", "auto cpu cuda", "auto"),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads to use."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object per input."),
     click.option("-q", "--quiet", is_flag=True, help="No progress."),
     click.option("-v", "--verbose", is_flag=True, help="A line for every epoch."),
 ]
 _MODEL_OPTIONS = [
-    click.option(
+    _choice(
         "--noise",
-        type=click.Choice(["auto", "gaussian", "poisson-gaussian"]),
-        default="auto",
-        show_default=True,
-        help="Noise of one level, or noise that grows with the signal (cameras, microscopes).",
+        "auto gaussian poisson-gaussian",
+        "auto",
+        "Noise of one level, or noise that grows with the signal (cameras, microscopes).",
     ),
-    click.option(
+    _choice(
         "--stack",
-        type=click.Choice(["frames", "shared"]),
-        default="frames",
-        show_default=True,
-        help="Frames of a stack: each with models of its own, or one set of models for all.",
+        "frames shared",
+        "frames",
+        "Frames of a stack: each with models of its own, or one set of models for all.",
     ),
-    click.option(
+    _choice(
         "--covariance",
-        type=click.Choice(["auto", "isotropic", "dct"]),
-        default="auto",
-        show_default=True,
-        help="Models: the paper's (isotropic), with a covariance for each state (dct), or both.",
+        "auto isotropic dct",
+        "auto",
+        "Models: the paper's (isotropic), with a covariance for each state (dct), or both.",
     ),
     click.option(
         "--preset", metavar="NAME", help="A row of the paper's Table 1: paper:denoise-..."
@@ -171,12 +166,11 @@ def denoise(inputs: tuple[str, ...], output: str, **options: Any) -> int:
     metavar="FRACTION",
     help="For experiments: IN is whole; this share of it is taken away at random first.",
 )
-@click.option(
+@_choice(
     "--drop-per",
-    type=click.Choice(["pixel", "value"]),
-    default="pixel",
-    show_default=True,
-    help="Drop whole pixels, or each value of each channel on its own.",
+    "pixel value",
+    "pixel",
+    "Drop whole pixels, or each value of each channel on its own.",
 )
 @click.option("--denoise", is_flag=True, help="Remove noise from the known pixels too.")
 @_with([*_RUN_OPTIONS, *_MODEL_OPTIONS])

@@ -69,7 +69,7 @@ def restore_file(
     source, target
         The file to read and the one to write.
     options
-        Those of the command line; with "missing" for `truvae inpaint`.
+        Those of the command line; with "mask", "drop" and so on for `truvae inpaint`.
     start
         When the work began, by `time.perf_counter`.
     should_stop
@@ -130,20 +130,19 @@ def _reference(path: str, picture: Picture) -> Array:
 
 def _missing(picture: Picture, options: Mapping[str, Any]) -> Array:
     """Return where values are missing, in the shape of the picture."""
-    data, n_channels = picture.data, picture.data.shape[-1] if picture.channels else 1
+    data = picture.data
     pixels = data.shape[:-1] if picture.channels else data.shape
-    unknown = np.isnan(data)
+    missing = np.isnan(data)
     if options["mask"] is not None:
-        unknown = unknown | _spread(_mask(options, pixels), n_channels, data.shape)
+        missing = missing | _spread(_mask(options, pixels), picture)
     if options["missing_value"] is not None:
-        same = (data == options["missing_value"]).reshape(*pixels, n_channels).all(axis=-1)
-        unknown = unknown | _spread(same, n_channels, data.shape)
+        same = data == options["missing_value"]
+        missing = missing | _spread(same.all(axis=-1) if picture.channels else same, picture)
     if options["drop"] is not None:
-        whole = options["drop_per"] == "pixel"
-        shape = pixels if whole else data.shape
+        shape = pixels if options["drop_per"] == "pixel" else data.shape
         drawn = np.random.default_rng(options["seed"]).random(shape) < options["drop"]
-        unknown = unknown | (_spread(drawn, n_channels, data.shape) if whole else drawn)
-    return np.asarray(unknown)
+        missing = missing | _spread(drawn, picture)
+    return np.asarray(missing)
 
 
 def _mask(options: Mapping[str, Any], pixels: tuple[int, ...]) -> Array:
@@ -157,9 +156,10 @@ def _mask(options: Mapping[str, Any], pixels: tuple[int, ...]) -> Array:
     return np.broadcast_to(~unknown if options["invert_mask"] else unknown, pixels)
 
 
-def _spread(pixels: Array, n_channels: int, shape: tuple[int, ...]) -> Array:
-    """Give all channels of a pixel the same."""
-    return np.repeat(pixels[..., None], n_channels, axis=-1).reshape(shape)
+def _spread(unknown: Array, picture: Picture) -> Array:
+    """Give all channels of a pixel the same, where `unknown` tells of pixels."""
+    whole = unknown.ndim < picture.data.ndim
+    return np.broadcast_to(unknown[..., None] if whole else unknown, picture.data.shape)
 
 
 def _share(missing: Array | None) -> list[str]:

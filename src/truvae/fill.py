@@ -70,8 +70,12 @@ class Hidden:
         """Return the picture without the hidden entries."""
         return image.masked_fill(self.mask, torch.nan) if len(self) else image
 
-    def rmse(self, estimate: Tensor) -> float:
-        """Return the root of the mean squared error of an estimate at the hidden entries."""
+    def rmse(self, estimate: Tensor) -> float | None:
+        """Return the root of the mean squared error of an estimate at the hidden entries; None if
+        nothing is hidden.
+        """
+        if not len(self):
+            return None
         return float((estimate[self.mask] - self.values).square().mean().sqrt())
 
     def noise(self, estimate: Tensor) -> float:
@@ -132,9 +136,8 @@ def settle(
     go_on
         Asked before every look, and told how many there were.
     """
-    error = hidden.rmse(estimate) if len(hidden) else None
     known = known or not len(hidden) or hidden.noise(estimate) > _REAL * sigma
-    best = last = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, error)
+    best = last = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, hidden.rmse(estimate))
     while last.looks < looks - _LAST and last.looks - best.looks < _PATIENCE:
         if not go_on(last.looks):
             break
@@ -151,8 +154,7 @@ def _look(hidden: Hidden, image: Tensor, before: Filled, sigma: float, size: int
     """Look once more, without the hidden pixels, and judge what comes of it by them."""
     seen = hidden.away(image)
     estimate = refine(seen, before.estimate, sigma, size, n_near=_NEAR, spare=_SPARE).to(image)
-    error = hidden.rmse(estimate) if len(hidden) else None
-    return Filled(estimate, sigma, size, before.looks + 1, error)
+    return Filled(estimate, sigma, size, before.looks + 1, hidden.rmse(estimate))
 
 
 def _see_all(image: Tensor, best: Filled, looks: int, go_on: Callable[[int], bool]) -> Filled:

@@ -90,6 +90,11 @@ class _Sample:
         self._full = Patches(pilot, size, rows)
 
     @cached_property
+    def entries(self) -> Tensor:
+        """Mean number of observed entries of a patch in each channel, (K,)."""
+        return self.patches.mean_observed()
+
+    @cached_property
     def features(self) -> Features:
         """Coordinates in which near patches look alike."""
         return Features.of(self._full, _FEATURES)
@@ -121,7 +126,7 @@ def fit_model(
     else:
         merged, bound = _infer(material, settings, model, population, clock)
     merged, seconds = merged.view(material.seen.shape), time.perf_counter() - clock.start
-    return Run(settings, merged, model, bound, patches.mean_observed(), epochs, seconds)
+    return Run(settings, merged, model, bound, sample.entries, epochs, seconds)
 
 
 def _start(material: Material, patches: Patches, settings: Settings) -> tuple[Model, Population]:

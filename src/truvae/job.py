@@ -19,7 +19,7 @@ from truvae.patches import Patches
 from truvae.refine import refine
 from truvae.settings import Plan, Settings, trust_in_dct
 from truvae.training import Clock, Epoch
-from truvae.units import Units
+from truvae.units import Units, rms
 
 Array = npt.NDArray[Any]
 
@@ -175,7 +175,7 @@ class Job:
 
     def _fit(self, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Run:
         """Fit one model, and keep the records of its training."""
-        entries = self.material.sample(settings.patch_size).patches.mean_observed()
+        entries = self.material.sample(settings.patch_size).entries
 
         def tell(epoch: Epoch) -> None:
             self.history.append(self.units.record(epoch, entries))
@@ -215,7 +215,7 @@ class Job:
     def _error(self, estimates: Tensor) -> float | None:
         """Return the rms error of estimates at the hidden pixels of all frames."""
         pairs = zip(self.hidden, estimates, strict=True)
-        return _rms([hidden.rmse(frame) for hidden, frame in pairs if len(hidden)])
+        return _rms([hidden.rmse(frame) for hidden, frame in pairs])
 
     def _without_holes(self, estimates: Tensor) -> Tensor:
         """Fill holes that are wider than a patch from the outside in."""
@@ -230,7 +230,7 @@ class Job:
             self._settle(*frame, learned, clock.part(index, n))
             for index, frame in enumerate(frames)
         ]
-        rmse = _rms([frame.rmse for frame in done if frame.rmse is not None])
+        rmse = _rms([frame.rmse for frame in done])
         sigma, source = self._published(runs)
         if done[0].looks and not self.known:
             settled = float(np.mean([frame.sigma for frame in done]))
@@ -293,8 +293,10 @@ def _filled(images: Tensor, estimates: Tensor) -> Tensor:
     return torch.where(images.isnan(), estimates.to(images), images)
 
 
-def _rms(errors: Sequence[float]) -> float | None:
-    return float(np.sqrt(np.mean(np.square(errors)))) if errors else None
+def _rms(errors: Sequence[float | None]) -> float | None:
+    """Return the rms of the errors of all frames with hidden pixels, None without any."""
+    found = [error for error in errors if error is not None]
+    return rms(found) if found else None
 
 
 __all__ = ["Done", "Job"]

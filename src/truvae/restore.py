@@ -345,9 +345,9 @@ def _restored(
 ) -> Result:
     """Restore frames (F, R, C, K) by models that they share; constant channels stay as they are."""
     constant = np.nanmax(frames, (0, 1, 2)) == np.nanmin(frames, (0, 1, 2))
-    noise = wishes.stabilisers(frames[..., ~constant])
-    units = Units.of(frames[..., ~constant], noise)
     varying = frames[..., ~constant]
+    noise = wishes.stabilisers(varying)
+    units = Units.of(varying, noise)
     levels = _noise_levels(units.stabilise(varying), wishes.sigma)
     if noise is not None:
         # Stabilised noise is 1, but less where hardly any events are counted, often most of a
@@ -416,10 +416,10 @@ def _joined(results: list[Result], array: Array, channel_axis: int | None) -> Re
     return replace(
         results[0],
         restored=to_dtype(restored, array.dtype),
-        sigma=rms(np.array([result.sigma for result in results])),
+        sigma=rms([result.sigma for result in results]),
         sigma_channels=tuple(sigmas.tolist()),
         elbo=float(np.mean([result.elbo for result in results])),
-        held_out_rmse=rms(np.array(held_out)) if held_out else None,
+        held_out_rmse=rms(held_out) if held_out else None,
         history=[epoch for result in results for epoch in result.history],
         n_data=sum(result.n_data for result in results),
         missing=float(np.mean([result.missing for result in results])),
@@ -446,9 +446,7 @@ def _noise_levels(frames: Array, sigma: float | None) -> Array:
     # Small pictures have too few patches for the covariance of large ones.
     shape = frames.shape[1:3]
     size = min(_NOISE_PATCH, max(2, round(math.prod(shape) ** 0.5) // 12), *shape)
-    return np.array(
-        [rms(np.array([_noise_level(plane, size) for plane in planes])) for planes in channels]
-    )
+    return np.array([rms([_noise_level(plane, size) for plane in planes]) for planes in channels])
 
 
 def _noise_level(plane: Array, size: int) -> float:

@@ -122,7 +122,7 @@ def _levels(channels: Array, noise: tuple[PoissonGaussian, ...]) -> tuple[Array,
     return level, -np.nanmean(np.log(np.maximum(sigma, 0.1 * level)), 0)
 
 
-def rms(values: Array) -> float:
+def rms(values: npt.ArrayLike) -> float:
     """Return the root of the mean square."""
     return float(np.sqrt(np.mean(np.square(values))))
 
