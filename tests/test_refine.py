@@ -47,6 +47,22 @@ def test_it_brings_a_rough_estimate_nearer():
     assert rms(refined - clean) < 0.75 * rms(rough - clean)
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_large_patches_on_two_threads(missing):
+    """Batches of systems of 192 equations are more than some solvers take on several threads."""
+    g = torch.Generator().manual_seed(0)
+    noisy = torch.randn(24, 24, 3, generator=g)
+    if missing:
+        noisy[4, 5] = torch.nan
+    pilot = torch.zeros(24, 24, 3) + torch.linspace(0, 1, 24)[:, None]
+    threads, found = torch.get_num_threads(), []
+    for n in (1, 2):
+        torch.set_num_threads(n)
+        found.append(refine(noisy, pilot, 1.0, 8))
+    torch.set_num_threads(threads)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
 def test_no_noise_changes_nothing():
     clean, _ = scene()
     np.testing.assert_allclose(refine(clean, clean, 1e-6, 5), clean, atol=1e-6)

@@ -21,8 +21,8 @@ _STRIDE, _TILE = 2, 8
 # Where pixels are missing every patch has a system of equations of its own: so many patches of a
 # group are estimated, those nearest to the reference.
 _ESTIMATED = 8
-# What is added to a diagonal over its trace.
-_JITTER = 1e-6
+# What is added to a diagonal, over its trace and the precision of its numbers.
+_JITTER = 8
 # The error of a patch estimate that its posterior variance does not know of, in units of the noise.
 _DOUBT = 0.02
 
@@ -128,16 +128,27 @@ def _group(pilot: Patches, near: Tensor) -> tuple[Tensor, Tensor]:
 def _complete(
     data: Patches, pilot: Patches, near: Tensor, sigma2: float, spare2: float
 ) -> Posterior:
-    """Return the posterior of all patches of each group (B, n) under the Gaussian of the group."""
+    """Return the posterior of all patches of each group (B, n) under the Gaussian of the group.
+
+    Its covariance is C = G^T G + spare2 I, of n deviations G (n, D), so that the gain of the Wiener
+    filter C (C + sigma2 I)^-1 needs systems of n equations only: with t = sigma2 + spare2, it is
+    I - sigma2 / t (I - G^T (G G^T + t I)^-1 G).
+    """
     mean, deviations = _group(pilot, near)
-    covariance = deviations.transpose(1, 2) @ deviations
-    covariance.diagonal(dim1=1, dim2=2).add_(spare2)
+    total = sigma2 + spare2
+    system = deviations @ deviations.transpose(1, 2)
+    system.diagonal(dim1=1, dim2=2).add_(total + _jitter(deviations)[..., 0])
+    # Not torch.linalg.solve, which fails for batches of large systems on several threads
+    # (github.com/pytorch/pytorch/issues/142815).
+    weights = torch.cholesky_solve(deviations, torch.linalg.cholesky(system))
     rows = near.flatten()
-    noise = sigma2 * torch.eye(data.n_entries, device=near.device)
-    gain = torch.linalg.solve(covariance + noise, covariance)
-    estimate = mean + (data[rows].view(*near.shape, -1) - mean) @ gain
-    variance = sigma2 * gain.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
-    return Posterior(rows, estimate.flatten(0, 1), variance.expand(near.shape).flatten())
+    residual = data[rows].view(*near.shape, -1) - mean
+    explained = residual @ deviations.transpose(1, 2) @ weights
+    lost = sigma2 / max(total, torch.finfo(mean.dtype).tiny)
+    estimate = mean + torch.lerp(residual, explained, lost)
+    share = (deviations * weights).sum((1, 2)) / data.n_entries
+    variance = sigma2 * torch.lerp(torch.ones_like(share), share, lost)
+    return Posterior(rows, estimate.flatten(0, 1), variance.repeat_interleave(near.shape[1]))
 
 
 def _incomplete(
@@ -200,7 +211,7 @@ def _jitter(deviations: Tensor) -> Tensor:
 
     It is added to the diagonal.
     """
-    return _JITTER * deviations.square().sum((1, 2))[:, None, None]
+    return _JITTER * torch.finfo(deviations.dtype).eps * deviations.square().sum((1, 2))[:, None, None]
 
 
 __all__ = ["refine"]
