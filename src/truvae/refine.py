@@ -211,7 +211,8 @@ def _jitter(deviations: Tensor) -> Tensor:
 
     It is added to the diagonal.
     """
-    return _JITTER * torch.finfo(deviations.dtype).eps * deviations.square().sum((1, 2))[:, None, None]
+    jitter = _JITTER * torch.finfo(deviations.dtype).eps
+    return jitter * deviations.square().sum((1, 2))[:, None, None]
 
 
 __all__ = ["refine"]

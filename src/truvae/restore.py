@@ -314,7 +314,7 @@ class _Wishes:
             raise InputError("a selection goes with a preset: give one, or leave selection out")
         self.plan((1 << 10, 1 << 10), 0.5, True)
 
-    def plan(self, shape: tuple[int, int], noise: float, complete: bool) -> Plan:
+    def plan(self, shape: tuple[int, ...], noise: float, complete: bool) -> Plan:
         """Return the plan for a picture whose noise has this share of its spread."""
         if self.preset is not None:
             plan = plan_of(preset_called(self.preset), self.selection)
@@ -354,7 +354,7 @@ def _restored(
         # picture.
         levels = np.maximum(levels, 1.0)
     complete = not np.isnan(varying).any()
-    plan = wishes.plan(frames.shape[1:3], rms(levels) / rms(units.spread), complete)
+    plan = wishes.plan(varying.shape[1:], rms(levels) / rms(units.spread), complete)
     for settings in plan.models:
         check_patch_size(settings.patch_size, frames.shape[1:])
     if plan.scale is not None:

@@ -96,7 +96,7 @@ class Plan:
 
 
 def choose(
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     noise: float,
     quality: str,
     covariance: str = "auto",
@@ -107,7 +107,7 @@ def choose(
     Parameters
     ----------
     shape
-        Rows and columns of the picture.
+        Rows and columns of the picture, and its channels if there are several.
     noise
         Standard deviation of the noise over that of the noisy picture, in [0, 1].
     quality
@@ -135,11 +135,14 @@ def choose(
             "covariance dct needs a picture without missing pixels: choose auto or isotropic"
         )
     runs, epochs, dct_epochs = _EFFORT[quality]
+    # Averages of more than two models gain little: large pictures do without.
+    runs = min(runs, max(2, round(runs * 256 / math.sqrt(math.prod(shape)))))
+    whole, shape = shape, shape[:2]
     isotropic, dct = _isotropic(shape, noise, epochs), _dct(shape, noise, dct_epochs)
     if covariance == "isotropic":
         return Plan((isotropic,), runs)
     if not complete:
-        noisy = choose(shape, noise, quality, covariance) if runs > 1 else None
+        noisy = choose(whole, noise, quality, covariance) if runs > 1 else None
         runs, sizes, looks = _FILLING[quality]
         sizes = tuple({min(size, *shape): 0 for size in sizes})
         return Plan((isotropic,), runs, sizes, looks, noisy=noisy)
@@ -211,7 +214,7 @@ def trust_in_dct(learned: float, estimate: float) -> float:
     return min(max(((learned / estimate) ** 2 - 1) / _UNEXPLAINED, 0.0), 1.0)
 
 
-def _isotropic(shape: tuple[int, int], noise: float, epochs: int) -> Settings:
+def _isotropic(shape: tuple[int, ...], noise: float, epochs: int) -> Settings:
     strong = noise > _STRONG
     size = min(12 if strong else SMALLEST_PATCH if noise < _WEAK else 8, *shape)
     smaller, longer = _by_size(shape, size)
@@ -229,7 +232,7 @@ def _isotropic(shape: tuple[int, int], noise: float, epochs: int) -> Settings:
     )
 
 
-def _dct(shape: tuple[int, int], noise: float, epochs: int) -> Settings:
+def _dct(shape: tuple[int, ...], noise: float, epochs: int) -> Settings:
     strong = noise > _STRONG
     size = min(10 if strong else 8, *shape)
     smaller, longer = _by_size(shape, size)
@@ -247,7 +250,7 @@ def _dct(shape: tuple[int, int], noise: float, epochs: int) -> Settings:
     )
 
 
-def _by_size(shape: tuple[int, int], size: int) -> tuple[float, float]:
+def _by_size(shape: tuple[int, ...], size: int) -> tuple[float, float]:
     """Return by what factors a picture needs a smaller model and more epochs than 256 x 256.
 
     A small picture has less to learn from, so its model must be smaller too.
