@@ -215,19 +215,19 @@ def test_variances_of_each_observable_or_coefficient_are_recovered(name, missing
     ("name", "rest", "gain"), [("bernoulli", -2.5, 5.0), ("poisson", 0.0, 2.0)]
 )
 def test_planted_parameters_are_recovered(name, rest, gain, missing):
-    """Each of three latents raises three of nine log-odds or log-rates; the best of four starts."""
+    """Each of three latents raises three of nine log-odds or log-rates; the better of two starts."""
     truth = make_model(n_latents=3, hidden=(), n_observables=9, dtype=torch.float32)
     truth.noise, truth.prior = MODELS[name](), Bernoulli(torch.tensor([0.15, 0.2, 0.3]))
     with torch.no_grad():
         truth.decoder.first.weight.copy_(gain * torch.eye(3).repeat_interleave(3, 0))
         truth.decoder.first.bias.fill_(rest)
-    x = data_of(truth, 2000, missing)
-    model, last = max((learned(name, x, seed) for seed in range(4)), key=lambda run: run[1].elbo)
+    x = data_of(truth, 1000, missing)
+    model, last = max((learned(name, x, seed) for seed in range(2)), key=lambda run: run[1].elbo)
     assert np.isnan(last.sigma)
     found, expected = means_of(model), means_of(truth)
     order = linear_sum_assignment(torch.cdist(expected, found))[1]
     assert float(((found[order] - expected).abs() / (expected + 1)).max()) < 0.12
-    np.testing.assert_allclose(model.prior.pi[order], truth.prior.pi, atol=0.04)
+    np.testing.assert_allclose(model.prior.pi[order], truth.prior.pi, atol=0.05)
 
 
 def learned(name, x, seed):
@@ -235,11 +235,11 @@ def learned(name, x, seed):
     decoder = MLP(3, (), 9, generator=g)
     model = Model(Bernoulli(torch.full((3,), 0.2)), decoder, MODELS[name]())
     with torch.no_grad():
-        decoder.first.bias.copy_(model.noise.outputs_for(x.nanmean(0)))
+        decoder.first.bias.copy_(model.noise.outputs_for(x.nanmedian(0).values))
     population = make_population(model, len(x), 8)
-    *_, last = fit(model, population, x, epochs=20, chunks=ShuffledChunks(len(x), 500),
+    *_, last = fit(model, population, x, epochs=20, chunks=ShuffledChunks(len(x), 250),
                    search=[GradientFlips()], generator=g,
-                   rate=lambda progress: 0.05 * (1 - progress))  # fmt: skip
+                   rate=lambda progress: 0.1 * (1 - progress))  # fmt: skip
     return model, last
 
 
@@ -289,7 +289,7 @@ def test_a_noise_model_of_ones_own_learns_by_gradient():
     for _ in fit(model, population, x, epochs=15, chunks=ShuffledChunks(2000, 250),
                  search=[GradientFlips()], generator=g, rate=lambda _: 0.03):  # fmt: skip
         pass
-    assert float(model.noise.log_r.exp()) == pytest.approx(2.0, rel=0.35)
+    assert float(model.noise.log_r.detach().exp()) == pytest.approx(2.0, rel=0.35)
 
 
 def test_a_shared_prior_learns_the_mean_activity():

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from truvae.decoders import MLP, linear
     from truvae.errors import InputError
     from truvae.model import Bernoulli, Model
-    from truvae.noise import DiagonalGaussian, Gaussian
+    from truvae.noise import (
+        BernoulliNoise,
+        CorrelatedGaussian,
+        DiagonalGaussian,
+        Gaussian,
+        Noise,
+        PoissonNoise,
+    )
     from truvae.population import OwnPool, Pool, Population, SharedPool
     from truvae.presets import preset
     from truvae.proposals import (
@@ -35,6 +42,8 @@ __version__ = version("truvae")
 
 _HOME = {
     "Bernoulli": "model",
+    "BernoulliNoise": "noise",
+    "CorrelatedGaussian": "noise",
     "Evolution": "proposals",
     "Exhaustive": "proposals",
     "DiagonalGaussian": "noise",
@@ -45,9 +54,11 @@ _HOME = {
     "Model": "model",
     "NearChunks": "chunks",
     "Neighbours": "proposals",
+    "Noise": "noise",
     "OwnPool": "population",
     "Pool": "population",
     "Population": "population",
+    "PoissonNoise": "noise",
     "PosteriorSamples": "proposals",
     "PriorSamples": "proposals",
     "Random": "proposals",
@@ -80,6 +91,8 @@ def __dir__() -> list[str]:
 __all__ = [
     "MLP",
     "Bernoulli",
+    "BernoulliNoise",
+    "CorrelatedGaussian",
     "DiagonalGaussian",
     "Evolution",
     "Exhaustive",
@@ -89,7 +102,9 @@ __all__ = [
     "Model",
     "NearChunks",
     "Neighbours",
+    "Noise",
     "OwnPool",
+    "PoissonNoise",
     "Pool",
     "Population",
     "PosteriorSamples",

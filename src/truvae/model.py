@@ -1,6 +1,8 @@
 """The generative model: Bernoulli prior x decoder x noise (Eq. 1). Knows nothing of populations."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,8 @@ class Bernoulli:
         (H,) probabilities that a latent is active.
     limit
         Learned probabilities stay in [limit, 1 - limit].
+    shared
+        Whether all latents have one probability, learned together.
 
     Examples
     --------
@@ -33,6 +37,7 @@ class Bernoulli:
 
     pi: Tensor
     limit: float = 1e-5
+    shared: bool = False
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(z) of states (U, H) as (U,) nats."""
@@ -44,6 +49,8 @@ class Bernoulli:
 
     def update(self, activity: Tensor, n_data: int) -> None:
         """Set pi by Eq. 10 from sum_n E_q[z], (H,)."""
+        if self.shared:
+            activity = activity.mean().expand(len(activity))
         pi = (activity / n_data).clamp(self.limit, 1 - self.limit)
         self.pi = pi.to(self.pi.dtype)
 
@@ -67,6 +74,12 @@ class Model:
     def n_latents(self) -> int:
         """H, the number of latents."""
         return len(self.prior.pi)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return all that is learned by gradient: the decoder's parameters, and those of the noise
+        if it has any.
+        """
+        return chain(self.decoder.parameters(), self.noise.parameters())
 
     def decode(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Decode packed states (U, W): the decoder's outputs (U, any) and log p(z) (U,)."""

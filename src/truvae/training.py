@@ -14,6 +14,7 @@ from truvae import bits
 from truvae.chunks import Chunk, Chunks
 from truvae.decoders import MLP
 from truvae.model import Model
+from truvae.noise import Gaussian
 from truvae.population import Pool, Population
 from truvae.proposals import Proposal, pool_for
 
@@ -44,7 +45,7 @@ class Epoch:
     elbo: float
     """Mean of F_n over the data points seen, in nats, each as its E-step found it."""
     sigma: float
-    """Standard deviation of the noise after the epoch, in units of the data."""
+    """Standard deviation of the noise after the epoch, in units of the data; NaN if it has none."""
     active_latents: float
     """Expected number of active latents: the sum of pi."""
     substitutions: int
@@ -69,23 +70,22 @@ class Statistics:
     """Sums over data points from which Eq. 10 sets the noise and the prior."""
 
     def __init__(self, model: Model, closed_form: bool = False) -> None:
-        pi = model.prior.pi
         self.moments = LeastSquares(_linear(model)) if closed_form else None
-        self.activity = torch.zeros_like(pi, dtype=torch.float64)
-        self.log_likelihood = pi.new_zeros((), dtype=torch.float64)
-        self.entries = pi.new_zeros((), dtype=torch.float64)
+        self.activity = torch.zeros_like(model.prior.pi, dtype=torch.float64)
+        self.noise, self.sums = model.noise, torch.zeros(())
         self.n_data = 0
 
-    def add(self, x: Tensor, z: Tensor, q: Tensor, log_likelihood: Tensor) -> None:
+    @torch.no_grad()
+    def add(self, x: Tensor, z: Tensor, q: Tensor, outputs: Tensor, log_likelihood: Tensor) -> None:
         """Add data (B, D), NaN where missing, with responsibilities q (B, U) for states z (U, H).
 
-        `log_likelihood` is sum_n E_q[log p(x_n | z)] of these data, a scalar.
+        `outputs` is what the decoder says of the states, and `log_likelihood` is
+        sum_n E_q[log p(x_n | z)] of these data, a scalar.
         """
         self.activity += q.sum(0) @ z
         if self.moments is not None:
             self.moments.add(x, z, q)
-        self.log_likelihood += log_likelihood
-        self.entries += x.isfinite().sum()
+        self.sums = self.sums + self.noise.gather(x, q, outputs, log_likelihood.double())
         self.n_data += len(x)
 
     def update(self, model: Model, prior: bool = True) -> None:
@@ -94,10 +94,9 @@ class Statistics:
         With moments, the decoder first.
         """
         if self.moments is not None:
-            error, sigma2 = self.moments.solve(), model.noise.sigma2
-            norm = self.entries * torch.log(2 * math.pi * sigma2)
-            self.log_likelihood = (error / sigma2 + norm) / -2
-        model.noise.update(self.log_likelihood, self.entries)
+            errors = self.moments.solve()
+            self.sums[0] = errors if self.sums.ndim > 1 else errors.sum()
+        self.noise.update(self.sums)
         if prior:
             model.prior.update(self.activity, self.n_data)
 
@@ -114,24 +113,24 @@ class LeastSquares:
         self.decoder = decoder
         self.states = weight.new_zeros(weight.shape[1] + 1, weight.shape[1] + 1).double()
         self.data = weight.new_zeros(weight.shape[1] + 1, weight.shape[0]).double()
-        self.norm = weight.new_zeros((), dtype=torch.float64)
+        self.norm = weight.new_zeros(weight.shape[0], dtype=torch.float64)
 
     def add(self, x: Tensor, z: Tensor, q: Tensor) -> None:
         """Add complete data (B, D) with responsibilities q (B, U) for states z (U, H)."""
         z = torch.nn.functional.pad(z, (0, 1), value=1.0)
         self.states += z.T @ (q.sum(0)[:, None] * z)
         self.data += z.T @ (q.T @ x)
-        self.norm += x.square().sum()
+        self.norm += x.square().sum(0)
 
     @torch.no_grad()
     def solve(self) -> Tensor:
-        """Set the decoder; return the squared error that it leaves, summed over all data."""
+        """Set the decoder; return the squared errors that it leaves, summed over all data, (D,)."""
         # Latents that were never active get weights of zero.
         ridge = 1e-9 * self.states.diagonal().max() * torch.eye(len(self.states)).to(self.states)
         solution = torch.linalg.solve(self.states + ridge, self.data)
         self.decoder.first.weight.copy_(solution[:-1].T)
         self.decoder.first.bias.copy_(solution[-1])
-        explained: Tensor = (solution * (2 * self.data - self.states @ solution)).sum()
+        explained: Tensor = (solution * (2 * self.data - self.states @ solution)).sum(0)
         return self.norm - explained
 
 
@@ -361,7 +360,7 @@ def fit(
     """
     if closed_form:
         _check_complete(data)
-    optimizer = None if closed_form else Adam(model.decoder.parameters())
+    optimizer = None if closed_form else Adam(model.parameters())
     clock, rate = clock or Clock(), rate or OneCycle()
     pace = _Pace(len(data))
     for index in range(epochs):
@@ -400,7 +399,7 @@ def fit(
             index,
             progress,
             bound / done,
-            float(model.noise.sigma2) ** 0.5,
+            model.noise.sigma,
             float(model.prior.pi.sum()),
             substitutions,
             time.perf_counter() - start,
@@ -457,7 +456,8 @@ def m_step(
         point, state = mask.nonzero(as_tuple=True)
         z, column = _distinct_states(words[point, state], model)
         with torch.set_grad_enabled(optimizer is not None):
-            log_likelihood = model.noise.log_likelihood(x, model.decode_dense(z))
+            outputs = model.decode_dense(z)
+            log_likelihood = model.noise.log_likelihood(x, outputs)
         with torch.no_grad():
             log_joint = log_likelihood + model.prior.log_prob(z)
             q = torch.softmax(_only(log_joint, point, column), 1)
@@ -466,7 +466,7 @@ def m_step(
             optimizer.zero_grad()
             (-expected / x.numel()).backward()
             optimizer.step()
-        statistics.add(x, z, q, expected.detach())
+        statistics.add(x, z, q, outputs.detach(), expected.detach())
 
 
 @torch.no_grad()
@@ -489,9 +489,11 @@ def posterior(
 
 
 def _linear(model: Model) -> MLP:
-    """Return the decoder if it is linear, else raise a ValueError."""
+    """Return the decoder if it has a closed form, else raise a ValueError."""
     if not isinstance(model.decoder, MLP) or not model.decoder.is_linear:
         raise ValueError("only a linear decoder has a closed form: see decoders.linear")
+    if not isinstance(model.noise, Gaussian):
+        raise ValueError("only with Gaussian noise the decoder has a closed form")
     return model.decoder
 
 
