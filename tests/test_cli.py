@@ -314,6 +314,16 @@ def test_dropped_pixels_are_as_promised(folder, tmp_path):
     assert record["psnr"] == pytest.approx(10 * math.log10(255**2 / error))
 
 
+def test_an_incomplete_picture_may_lose_more_pixels(tmp_path):
+    picture = np.where(np.eye(32), np.nan, scene(32))
+    np.save(tmp_path / "in.npy", picture)
+    dropping = ["--drop", 0.2, "-q", "--quality", "fast"]
+    done = truvae("inpaint", tmp_path / "in.npy", "-o", tmp_path / "out.npy", *dropping, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "PSNR" in done.stdout and "SSIM" not in done.stdout
+    assert np.isfinite(np.load(tmp_path / "out.npy")).all()
+
+
 def test_a_colour_picture_comes_back_as_it_was_but_for_the_noise(tmp_path):
     """8 bit, alpha and resolution kept; pixels of the missing value filled in."""
     rng = np.random.default_rng(0)

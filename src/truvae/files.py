@@ -338,6 +338,7 @@ def summary(record: Mapping[str, Any]) -> str:
     if record["psnr"] is not None:
         before = "" if record["psnr_noisy"] is None else f"{record['psnr_noisy']:.2f} -> "
         parts.append(f"PSNR {before}{record['psnr']:.2f} dB")
+    if record["ssim"] is not None:  # of an incomplete reference there is none
         parts.append(f"SSIM {record['ssim']:.3f}")
     parts.append(f"{len(record['covariances'])} models in {record['seconds']:.1f} s")
     return "  ".join(parts)
