@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -42,6 +43,8 @@ KEYS = set(
         "seconds",
         "seconds_per_epoch",
         "peak_memory_mb",
+        "report",
+        "version",
     ]
 )
 
@@ -82,6 +85,7 @@ def test_one_file_in_one_file_out(folder, tmp_path, name):
     assert set(record) >= KEYS
     assert record["shape"] == [32, 32] and record["kind"] == "picture"
     assert record["psnr"] is None and record["held_out_rmse"] is None
+    assert record["report"] is None and record["version"] == version("truvae")
     assert record["epochs"] == 2 and record["n_latents"] == 16 and record["n_states"] == 8
     before, after = read_picture(folder / name).data, read_picture(tmp_path / name).data
     assert before.dtype == after.dtype and before.shape == after.shape
