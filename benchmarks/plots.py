@@ -8,6 +8,8 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
+from truvae.plots import fields  # noqa: E402
+
 Line = tuple[list[float], list[float]]
 
 
@@ -37,24 +39,7 @@ def boxes(path: Path, groups: dict[str, list[float]], y: str) -> None:
 
 
 def tiles(path: Path, pictures: np.ndarray, columns: int, symmetric: bool = False) -> None:
-    """Draw small pictures (n, rows, columns) or (n, rows, columns, 3) as a grid.
-
-    With `symmetric`, each is scaled by its largest magnitude, and grey is zero.
-    """
-    n, height, width = pictures.shape[:3]
-    rows = -(-n // columns)
-    if symmetric:
-        peak = np.abs(pictures).max((1, 2), keepdims=True)
-        pictures = pictures / np.where(peak > 0, peak, 1) / 2 + 0.5
-    canvas = np.ones((rows * (height + 1), columns * (width + 1), *pictures.shape[3:]))
-    for i, picture in enumerate(pictures):
-        top, left = i // columns * (height + 1), i % columns * (width + 1)
-        canvas[top : top + height, left : left + width] = picture
-    limits = {"vmin": 0, "vmax": 1} if symmetric else {}
-    figure, axes = plt.subplots(
-        figsize=(min(12, columns * 0.6), min(16, rows * 0.6)), layout="constrained"
-    )
-    axes.imshow(canvas, cmap="gray", interpolation="nearest", **limits)
-    axes.set_axis_off()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    """Draw small pictures (n, rows, columns) or (n, rows, columns, 3) as a grid."""
+    axes = fields(pictures, n_columns=columns, symmetric=symmetric)
+    axes.figure.savefig(path, dpi=150)
+    plt.close(axes.figure)

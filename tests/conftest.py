@@ -12,6 +12,7 @@ from truvae import MLP, Bernoulli, Gaussian, Model, Population
 # Models of this size do not gain from threads, and on a busy machine they lose much.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the command line
+os.environ.setdefault("MPLBACKEND", "Agg")  # no windows
 # Nor is time a property to test.
 settings.register_profile("truvae", deadline=None)
 settings.load_profile("truvae")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -42,6 +43,8 @@ KEYS = set(
         "seconds",
         "seconds_per_epoch",
         "peak_memory_mb",
+        "report",
+        "version",
     ]
 )
 
@@ -82,6 +85,7 @@ def test_one_file_in_one_file_out(folder, tmp_path, name):
     assert set(record) >= KEYS
     assert record["shape"] == [32, 32] and record["kind"] == "picture"
     assert record["psnr"] is None and record["held_out_rmse"] is None
+    assert record["report"] is None and record["version"] == version("truvae")
     assert record["epochs"] == 2 and record["n_latents"] == 16 and record["n_states"] == 8
     before, after = read_picture(folder / name).data, read_picture(tmp_path / name).data
     assert before.dtype == after.dtype and before.shape == after.shape
@@ -312,6 +316,16 @@ def test_dropped_pixels_are_as_promised(folder, tmp_path):
     assert record["missing"] == pytest.approx(missing.mean()) and record["psnr_noisy"] is None
     error = ((filled - clean.astype(float)) ** 2).mean()
     assert record["psnr"] == pytest.approx(10 * math.log10(255**2 / error))
+
+
+def test_an_incomplete_picture_may_lose_more_pixels(tmp_path):
+    picture = np.where(np.eye(32), np.nan, scene(32))
+    np.save(tmp_path / "in.npy", picture)
+    dropping = ["--drop", 0.2, "-q", "--quality", "fast"]
+    done = truvae("inpaint", tmp_path / "in.npy", "-o", tmp_path / "out.npy", *dropping, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "PSNR" in done.stdout and "SSIM" not in done.stdout
+    assert np.isfinite(np.load(tmp_path / "out.npy")).all()
 
 
 def test_a_colour_picture_comes_back_as_it_was_but_for_the_noise(tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from truvae import datasets as datasets
+    from truvae import plots as plots
     from truvae import training as training
     from truvae.chunks import NearChunks, ShuffledChunks
     from truvae.decoders import MLP, linear
@@ -72,7 +73,7 @@ _HOME = {
     "linear": "decoders",
     "preset": "presets",
 }
-_MODULES = ("datasets", "training")
+_MODULES = ("datasets", "plots", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -120,6 +121,7 @@ __all__ = [
     "denoise",
     "inpaint",
     "linear",
+    "plots",
     "preset",
     "training",
 ]

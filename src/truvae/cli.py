@@ -56,6 +56,12 @@ _RUN_OPTIONS = [
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
     _choice("--device", "auto cpu cuda", "auto"),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads to use."),
+    click.option(
+        "--report",
+        metavar="FILE",
+        help="Write a page (.html) with the picture before and after, and what was learned; "
+        "a folder if there are several IN.",
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object per input."),
     click.option("-q", "--quiet", is_flag=True, help="No progress."),
     click.option("-v", "--verbose", is_flag=True, help="A line for every epoch."),
@@ -205,11 +211,12 @@ def demo(output: str, **options: Any) -> int:
     folder = Path(output)
     clean, before, after = (folder / f"{name}.png" for name in ("clean", "before", "after"))
     check_output(after)
+    (page,) = _pages(options["report"], False, [after])
     picture = camera()[30:286, 110:366]
     noisy = add_noise(picture, _DEMO_SIGMA, options["seed"])
     write_picture(clean, Picture(picture))
     write_picture(before, Picture(to_dtype(noisy, picture.dtype)))
-    options |= {"add_noise": _DEMO_SIGMA, "reference": None, "quality": "fast"}
+    options |= {"add_noise": _DEMO_SIGMA, "reference": None, "quality": "fast", "report": page}
     with _StopSignals() as stop:
         done = _reported(clean, after, options, stop)
     return 128 + stop.received if stop.received else 0 if done else _BAD_INPUT
@@ -218,8 +225,12 @@ def demo(output: str, **options: Any) -> int:
 def _all_files(inputs: tuple[str, ...], output: str, options: dict[str, Any]) -> int:
     """Restore one file after the other; return the exit status."""
     jobs = _jobs(inputs, output)
+    pages = _pages(options["report"], _several(inputs), [target for _, target in jobs])
     with _StopSignals() as stop:
-        done = [_reported(source, target, options, stop) for source, target in jobs]
+        done = [
+            _reported(source, target, options | {"report": page}, stop)
+            for (source, target), page in zip(jobs, pages, strict=True)
+        ]
     if stop.received:
         return 128 + stop.received
     if all(done):
@@ -230,7 +241,7 @@ def _all_files(inputs: tuple[str, ...], output: str, options: dict[str, Any]) ->
 def _jobs(inputs: tuple[str, ...], output: str) -> list[tuple[Path, Path]]:
     """Pair every input with its output: file to file, or several files and folders to a folder."""
     paths, out = [Path(name) for name in inputs], Path(output)
-    if len(paths) == 1 and not paths[0].is_dir():
+    if not _several(inputs):
         return [(paths[0], out)]
     if not out.is_dir():
         raise InputError(
@@ -240,10 +251,38 @@ def _jobs(inputs: tuple[str, ...], output: str) -> list[tuple[Path, Path]]:
     if not files:
         raise InputError(f"no PNG, JPEG, TIFF or NPY files in {' '.join(inputs)}")
     targets = [out / _lossless(file.name) for file in files]
+    _check_distinct(targets)
+    return list(zip(files, targets, strict=True))
+
+
+def _several(inputs: tuple[str, ...]) -> bool:
+    """Tell whether there may be several pictures, as in a folder."""
+    return len(inputs) > 1 or Path(inputs[0]).is_dir()
+
+
+def _check_distinct(targets: list[Path]) -> None:
     for target, count in Counter(targets).items():
         if count > 1:
             raise InputError(f"{count} of the inputs would be written to {target}: rename them")
-    return list(zip(files, targets, strict=True))
+
+
+def _pages(report: str | None, several: bool, targets: list[Path]) -> list[Path | None]:
+    """Return where the report of each output goes: to a file, or those of several to a folder."""
+    if report is None:
+        return [None] * len(targets)
+    from truvae.report import check_report
+
+    if several and not Path(report).is_dir():
+        raise InputError(
+            f"several reports go to a folder, and {report} is not one: give an existing folder"
+        )
+    pages = [
+        Path(report) / f"{target.stem}.html" if several else Path(report) for target in targets
+    ]
+    _check_distinct(pages)
+    for page in pages:
+        check_report(page)
+    return [*pages]
 
 
 def _lossless(name: str) -> str:

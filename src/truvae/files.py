@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from truvae import __version__
 from truvae.errors import InputError
 from truvae.io import Picture, check_output, read_picture, read_plane, to_dtype, write_picture
 
@@ -25,6 +26,8 @@ Array = npt.NDArray[Any]
 
 # Seconds of a time budget that go to starting the interpreter, measuring and writing the result.
 _OVERHEAD = 1.5
+# The same for drawing a report.
+_REPORT_OVERHEAD = 3.0
 # Options that are handed to `truvae.denoise` and `truvae.inpaint` as they are.
 _PASSED_ON = (
     "quality",
@@ -54,6 +57,13 @@ class _Experiment:
     reference: Array | None
     """The clean picture, if there is one."""
 
+    @property
+    def seen(self) -> Array:
+        """What is known of the picture, NaN where it is missing."""
+        if self.missing is None:
+            return self.damaged
+        return np.where(self.missing, np.nan, self.damaged)
+
 
 def restore_file(
     source: Path,
@@ -69,7 +79,8 @@ def restore_file(
     source, target
         The file to read and the one to write.
     options
-        Those of the command line; with "mask", "drop" and so on for `truvae inpaint`.
+        Those of the command line, "report" as the path of the page or None; with "mask", "drop"
+        and so on for `truvae inpaint`.
     start
         When the work began, by `time.perf_counter`.
     should_stop
@@ -93,7 +104,14 @@ def restore_file(
     record = _describe(result, options)
     record |= {"input": str(source), "output": str(target), "shape": list(picture.data.shape)}
     record |= _measure(experiment, restored, picture.channels) | _cost(start)
-    return record | {"notes": [*notes, *late]}
+    record |= {"notes": [*notes, *late], "report": options["report"] and str(options["report"])}
+    if options["report"]:
+        from truvae.report import write_report
+
+        axis = -1 if picture.channels else None
+        result = replace(result, restored=restored)
+        write_report(options["report"], result, experiment.seen, record, channel_axis=axis)
+    return record
 
 
 def add_noise(picture: Array, sigma: float, seed: int) -> Array:
@@ -176,7 +194,8 @@ def _restore(
     should_stop: Callable[[], bool],
 ) -> tuple["Result", list[str]]:
     """Call `truvae.denoise` or `truvae.inpaint` with a progress bar; return warnings too."""
-    budget = options["time_budget"]
+    budget, overhead = options["time_budget"], _OVERHEAD
+    overhead += _REPORT_OVERHEAD if options["report"] else 0
     if options["threads"]:
         os.environ["OMP_NUM_THREADS"] = str(options["threads"])
     import torch
@@ -189,7 +208,7 @@ def _restore(
     with _progress_bar(notes, options) as (on_progress, on_epoch), _caught() as messages:
         chosen |= {
             "channel_axis": -1 if channels else None,
-            "time_budget": budget and max(budget - _OVERHEAD - (time.perf_counter() - start), 1e-3),
+            "time_budget": budget and max(budget - overhead - (time.perf_counter() - start), 1e-3),
             "random_state": options["seed"],
             "on_progress": on_progress,
             "on_epoch": on_epoch,
@@ -265,6 +284,7 @@ def _describe(result: "Result", options: Mapping[str, Any]) -> dict[str, Any]:
     seconds = [epoch.seconds for epoch in result.history]
     return {
         "kind": "picture",
+        "version": __version__,
         "seed": options["seed"],
         "preset": options.get("preset"),
         "covariance": options.get("covariance", "auto"),
@@ -300,11 +320,8 @@ def _measure(experiment: _Experiment, restored: Array, channels: bool) -> dict[s
         return {"psnr_noisy": None, "psnr": None, "ssim": None}
     from truvae.metrics import psnr, ssim
 
-    known = experiment.damaged
-    if experiment.missing is not None:
-        known = np.where(experiment.missing, np.nan, known)
     values = {
-        "psnr_noisy": psnr(experiment.reference, known),
+        "psnr_noisy": psnr(experiment.reference, experiment.seen),
         "psnr": psnr(experiment.reference, restored),
         "ssim": ssim(experiment.reference, restored, channels=channels),
     }
@@ -338,6 +355,7 @@ def summary(record: Mapping[str, Any]) -> str:
     if record["psnr"] is not None:
         before = "" if record["psnr_noisy"] is None else f"{record['psnr_noisy']:.2f} -> "
         parts.append(f"PSNR {before}{record['psnr']:.2f} dB")
+    if record["ssim"] is not None:  # of an incomplete reference there is none
         parts.append(f"SSIM {record['ssim']:.3f}")
     parts.append(f"{len(record['covariances'])} models in {record['seconds']:.1f} s")
     return "  ".join(parts)

@@ -3,7 +3,8 @@
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -152,17 +153,24 @@ def write_picture(path: str | os.PathLike[str], picture: Picture) -> tuple[str, 
     """
     path = Path(path)
     check_output(path, picture)
+    with whole_file(path) as file:
+        notes = _write(file, _format(path), picture)
+    return (*notes, *_losses(_format(path), picture))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that is written aside and appears at `path` complete, or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
         with open(temporary, "w+b") as file:
-            notes = _write(file, _format(path), picture)
+            yield file
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
-    return (*notes, *_losses(_format(path), picture))
 
 
 def check_output(path: str | os.PathLike[str], picture: Picture | None = None) -> None:
@@ -175,21 +183,32 @@ def check_output(path: str | os.PathLike[str], picture: Picture | None = None) -
         cannot hold the picture.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file in it")
+    check_place(path)
     if path.suffix.lower() not in EXTENSIONS:
         raise InputError(
             f"cannot tell the format of {path}: its extension must be one of "
             f"{', '.join(EXTENSIONS)}"
         )
-    if not path.parent.is_dir():
-        raise InputError(f"the output folder {path.parent} does not exist: create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"the output folder {path.parent} cannot be written: choose another one")
     problem = picture and _misfit(_format(path), picture)
     if problem:
         others = f"{path.stem}.npy" if _format(path) == "tiff" else f"{path.stem}.tiff or .npy"
         raise InputError(f"{problem}: write {others}")
+
+
+def check_place(path: Path) -> None:
+    """Check that a file can be written at `path`.
+
+    Raises
+    ------
+    InputError
+        If it is a folder, or the folder that it lies in is missing or closed.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"the output folder {path.parent} does not exist: create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"the output folder {path.parent} cannot be written: choose another one")
 
 
 def to_dtype(estimate: Array, dtype: npt.DTypeLike) -> Array:
@@ -396,8 +415,10 @@ __all__ = [
     "EXTENSIONS",
     "Picture",
     "check_output",
+    "check_place",
     "read_picture",
     "read_plane",
     "to_dtype",
+    "whole_file",
     "write_picture",
 ]
