@@ -215,7 +215,7 @@ def test_variances_of_each_observable_or_coefficient_are_recovered(name, missing
     ("name", "rest", "gain"), [("bernoulli", -2.5, 5.0), ("poisson", 0.0, 2.0)]
 )
 def test_planted_parameters_are_recovered(name, rest, gain, missing):
-    """Each of three latents raises three of nine log-odds or log-rates; the better of two starts."""
+    """Three latents raise three log-odds or log-rates each; the better of two starts."""
     truth = make_model(n_latents=3, hidden=(), n_observables=9, dtype=torch.float32)
     truth.noise, truth.prior = MODELS[name](), Bernoulli(torch.tensor([0.15, 0.2, 0.3]))
     with torch.no_grad():

@@ -271,17 +271,15 @@ def generative_fields(result: "Result") -> Array:
     """
     import torch
 
-    from truvae.noise import DiagonalGaussian
-
+    
     model, pi = result.model, result.model.prior.pi
     used = pi.argsort(descending=True, stable=True)[:_MOST_FIELDS]
     states = torch.eye(len(pi)).to(pi)[used]
     with torch.no_grad():
         outputs = model.decode_dense(torch.cat([torch.zeros_like(states[:1]), states]))
-        if isinstance(model.noise, DiagonalGaussian):
-            outputs = model.noise.split(outputs)[0] @ model.noise.basis.T
+        means = model.noise.mean(outputs)
     size, n_channels = result.settings.patch_size, len(result.spread)
-    added = (outputs[1:] - outputs[0]).cpu().numpy().reshape(-1, n_channels, size, size)
+    added = (means[1:] - means[0]).cpu().numpy().reshape(-1, n_channels, size, size)
     fields: Array = added * result.spread[:, None, None]
     if n_channels == 3:
         return np.moveaxis(fields, 1, -1)
