@@ -2,7 +2,8 @@
 
 import torch
 
-from truvae.fitting import Material, _nearest_states
+from truvae.fitting import Material
+from truvae.inference import nearest_states
 from truvae.population import Population
 
 
@@ -10,7 +11,7 @@ def test_new_points_get_the_states_of_near_old_ones():
     g = torch.Generator().manual_seed(0)
     old = torch.randn(300, 3, generator=g)
     population = Population.random(300, 4, 20, 0.2, g)
-    found = _nearest_states(old, old, population, g)
+    found = nearest_states(old, old, population, g)
     # In a leaf of the tree with its own twin, each point finds it; a few twins are parted.
     same = (found.words == population.words).all(2).all(1)
     assert same.float().mean() > 0.9
@@ -20,7 +21,7 @@ def test_new_points_get_the_states_of_near_old_ones():
 def test_one_old_point_serves_all():
     g = torch.Generator().manual_seed(0)
     population = Population.random(1, 4, 20, 0.2, g)
-    found = _nearest_states(torch.randn(50, 3, generator=g), torch.zeros(1, 3), population, g)
+    found = nearest_states(torch.randn(50, 3, generator=g), torch.zeros(1, 3), population, g)
     assert (found.words == population.words).all()
 
 

@@ -9,12 +9,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from truvae import callbacks as callbacks
     from truvae import datasets as datasets
     from truvae import plots as plots
     from truvae import training as training
     from truvae.chunks import NearChunks, ShuffledChunks
     from truvae.decoders import MLP, linear
     from truvae.errors import InputError
+    from truvae.estimator import TVAE
     from truvae.model import Bernoulli, Model
     from truvae.noise import (
         BernoulliNoise,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     )
     from truvae.recipes import Recipe
     from truvae.restore import Result, denoise, inpaint
+    from truvae.saving import load_model, save_model
 
 __version__ = version("truvae")
 
@@ -68,12 +71,15 @@ _HOME = {
     "SharedPool": "population",
     "ShuffledChunks": "chunks",
     "Sparseflip": "proposals",
+    "TVAE": "estimator",
     "denoise": "restore",
     "inpaint": "restore",
     "linear": "decoders",
+    "load_model": "saving",
     "preset": "presets",
+    "save_model": "saving",
 }
-_MODULES = ("datasets", "plots", "training")
+_MODULES = ("callbacks", "datasets", "plots", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -91,6 +97,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "MLP",
+    "TVAE",
     "Bernoulli",
     "BernoulliNoise",
     "CorrelatedGaussian",
@@ -117,11 +124,14 @@ __all__ = [
     "ShuffledChunks",
     "Sparseflip",
     "__version__",
+    "callbacks",
     "datasets",
     "denoise",
     "inpaint",
     "linear",
+    "load_model",
     "plots",
     "preset",
+    "save_model",
     "training",
 ]

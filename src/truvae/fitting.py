@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from truvae.chunks import Chunks, NearChunks, ShuffledChunks, near_groups
+from truvae.chunks import Chunks, NearChunks, ShuffledChunks
 from truvae.fill import nearest_known
+from truvae.inference import nearest_states
 from truvae.model import Model
 from truvae.noise import DiagonalGaussian, Gaussian
 from truvae.patches import Features, Patches, cosine_basis, merge
@@ -27,8 +28,6 @@ from truvae.training import Clock, Epoch, posterior
 _FEATURES = 48
 # Patches between one M-step and the next.
 _CHUNK = 2048
-# Patches, old and new, among which the old one most similar to each new one is looked for.
-_LEAF = 256
 
 
 class Run(NamedTuple):
@@ -188,7 +187,7 @@ def _infer(
     for frame, pilot in zip(material.seen, sample.pilot, strict=True):
         patches = Patches(frame, settings.patch_size)
         coordinates = sample.features(Patches(pilot, settings.patch_size))
-        start = _nearest_states(coordinates, sample.coordinates, population, generator)
+        start = nearest_states(coordinates, sample.coordinates, population, generator)
         chunks = _chunks(settings, patches, coordinates)
         merged, bound = _estimate(
             model, start, patches, chunks, settings, settings.search, generator
@@ -197,20 +196,6 @@ def _infer(
         bounds.append(bound)
         clock.on_progress(0.5 + 0.5 * len(done) / n_frames)
     return torch.stack(done), sum(bounds) / n_frames
-
-
-def _nearest_states(
-    new: Tensor, old: Tensor, population: Population, generator: torch.Generator
-) -> Population:
-    """Give each new data point (N, n) the states of an old one (M, n) near to it."""
-    n_old = len(old)
-    # Where no old one is around, any will do.
-    nearest = torch.randint(n_old, (len(new),), generator=generator, device=new.device)
-    for group in near_groups(torch.cat([old, new]), _LEAF, generator):
-        trained, others = group[group < n_old], group[group >= n_old] - n_old
-        if len(trained) and len(others):
-            nearest[others] = trained[torch.cdist(new[others], old[trained]).argmin(1)]
-    return Population(population.words[nearest], population.log_joint[nearest])
 
 
 __all__ = ["Material", "Run", "fit_model"]

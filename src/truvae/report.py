@@ -271,7 +271,6 @@ def generative_fields(result: "Result") -> Array:
     """
     import torch
 
-    
     model, pi = result.model, result.model.prior.pi
     used = pi.argsort(descending=True, stable=True)[:_MOST_FIELDS]
     states = torch.eye(len(pi)).to(pi)[used]

@@ -1,0 +1,172 @@
+"""Callbacks: plain callables on the record of an epoch; one that returns True ends the training.
+
+They go with `truvae.TVAE(callbacks=[...])`, with `truvae.denoise(on_epoch=...)`, and with a loop of
+one's own over `truvae.training.fit`.
+"""
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from truvae.training import Epoch
+
+Callback = Callable[[Epoch], bool | None]
+
+
+def progress_bar(**options: Any) -> Callback:
+    """Return a callback that shows a bar on stderr; `options` are those of `tqdm.tqdm`.
+
+    Examples
+    --------
+    >>> show = progress_bar(disable=True)
+    >>> show(Epoch(0, 1.0, -9.0, 0.5, 2.0, 10, 1.0))
+    """
+    from tqdm import tqdm
+
+    shape = "{percentage:3.0f}% |{bar}| {elapsed}, {remaining} to go  {desc}"
+    bar = tqdm(**({"total": 1.0, "bar_format": shape} | options))
+
+    def show(epoch: Epoch) -> None:
+        bar.set_description_str(f"F {epoch.elbo:.2f}  sigma {epoch.sigma:.4g}", refresh=False)
+        bar.update(epoch.progress - bar.n)
+        if epoch.progress >= 1:
+            bar.close()
+
+    return show
+
+
+def csv_log(path: str | os.PathLike[str]) -> Callback:
+    """Return a callback that writes a line of CSV for each epoch, and first the names of columns.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     csv_log(f"{folder}/log.csv")(Epoch(0, 1.0, -9.0, 0.5, 2.0, 10, 1.0))
+    ...     print(Path(f"{folder}/log.csv").read_text().splitlines()[1])
+    0,1.0,-9.0,0.5,2.0,10,1.0
+    """
+    path = Path(path)
+    path.write_text("")
+
+    def write(epoch: Epoch) -> None:
+        record = asdict(epoch)
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(record), lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(record)
+
+    return write
+
+
+def jsonl_log(path: str | os.PathLike[str]) -> Callback:
+    """Return a callback that writes a JSON object for each epoch, one in a line; null for NaN.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     jsonl_log(f"{folder}/log.jsonl")(Epoch(0, 1.0, -9.0, math.nan, 2.0, 10, 1.0))
+    ...     print(json.loads(Path(f"{folder}/log.jsonl").read_text())["sigma"])
+    None
+    """
+    path = Path(path)
+    path.write_text("")
+
+    def write(epoch: Epoch) -> None:
+        record = {name: _finite(value) for name, value in asdict(epoch).items()}
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    return write
+
+
+def tensorboard(folder: str | os.PathLike[str]) -> Callback:
+    """Return a callback that writes scalars for TensorBoard (`pip install truvae[tensorboard]`)."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer: Any = SummaryWriter(str(folder))
+
+    def write(epoch: Epoch) -> None:
+        for name, value in asdict(epoch).items():
+            if name != "index" and _finite(value) is not None:
+                writer.add_scalar(name, value, epoch.index)
+        writer.flush()
+
+    return write
+
+
+def time_budget(seconds: float) -> Callback:
+    """Return a callback that ends the training after so many seconds from now.
+
+    The option of the same name of `TVAE` and `denoise` does better: it plans the learning rate, so
+    that it has come down at the end.
+
+    Examples
+    --------
+    >>> time_budget(0.0)(Epoch(0, 0.1, -9.0, 0.5, 2.0, 10, 1.0))
+    True
+    """
+    end = time.perf_counter() + seconds
+    return lambda epoch: time.perf_counter() >= end
+
+
+def preview(
+    path: str | os.PathLike[str], draw: Callable[[], npt.ArrayLike], every: int = 1
+) -> Callback:
+    """Return a callback that draws generative fields, or other small pictures, to a file.
+
+    Parameters
+    ----------
+    path
+        The file, in any format of matplotlib; it is written anew each time.
+    draw
+        Says what to draw: fields as `truvae.plots.fields` takes them.
+    every
+        Epochs from one drawing to the next.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     preview(f"{folder}/now.png", lambda: np.eye(4))(Epoch(0, 1.0, -9.0, 0.5, 2.0, 10, 1.0))
+    ...     Path(f"{folder}/now.png").exists()
+    True
+    """
+
+    def show(epoch: Epoch) -> None:
+        if epoch.index % every == 0 or epoch.progress >= 1:
+            from matplotlib.figure import Figure
+
+            from truvae.plots import fields
+
+            figure = Figure(layout="constrained")
+            fields(np.asarray(draw()), ax=figure.add_subplot())
+            figure.savefig(path)
+
+    return show
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+__all__ = [
+    "Callback",
+    "csv_log",
+    "jsonl_log",
+    "preview",
+    "progress_bar",
+    "tensorboard",
+    "time_budget",
+]

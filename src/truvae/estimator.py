@@ -1,0 +1,504 @@
+"""The scikit-learn face: binary codes of the rows of a table."""
+
+import math
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import asdict
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.decomposition import PCA
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from truvae import bits
+from truvae.checks import device_called
+from truvae.chunks import Chunks, NearChunks, ShuffledChunks
+from truvae.decoders import MLP
+from truvae.errors import InputError
+from truvae.inference import infer, nearest_states
+from truvae.model import Model
+from truvae.noise import BernoulliNoise, Gaussian, Noise, PoissonNoise
+from truvae.population import Population
+from truvae.proposals import GradientFlips, Neighbours, Proposal
+from truvae.recipes import Recipe
+from truvae.saving import load_model, save_model
+from truvae.scaling import Scaling
+from truvae.training import Clock, Epoch, Posterior
+
+Array = npt.NDArray[Any]
+
+NOISES = ("gaussian", "gaussian-per-feature", "bernoulli", "poisson")
+# Coordinates in which rows count as near.
+_COORDINATES = 48
+# Rows between one M-step and the next.
+_CHUNK = 2048
+# Parameters that are saved as they are.
+_SAVED = ("n_latents", "n_states", "shared_prior", "active", "max_epochs", "learning_rate",
+          "batch_size", "time_budget")  # fmt: skip
+
+
+class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Variational autoencoder with binary latents, trained by direct evolutionary optimisation.
+
+    It has no encoder: each row keeps a few binary codes, its variational states, which a search
+    improves while a decoder learns from them. Missing values, NaN, are left out of every sum.
+
+    Parameters
+    ----------
+    n_latents
+        H, the number of binary latents.
+    hidden
+        Units of each hidden layer of the decoder; empty for a linear one, binary sparse coding.
+    n_states
+        S, variational states of each row, at most 2^H.
+    noise
+        "gaussian" (one sigma), "gaussian-per-feature", "bernoulli" for data between 0 and 1,
+        "poisson" for counts; or any `truvae.Noise`, which then gets the data as they are. For
+        Gaussian noise they are standardised inside: centred, and divided by one standard deviation
+        or, with a sigma for each feature, by that of each.
+    decoder
+        Any module from states (n, H) to what the noise model wants to hear of them, (n, D) means
+        (of standardised data), logits or log-rates; further axes are flattened. `hidden` then has
+        no effect. None for fully connected layers.
+    shared_prior
+        Whether all latents have the same probability to be active.
+    active
+        Active latents of a code at the start.
+    search
+        Proposals, applied in turn; None for flips by gradient and the states of near rows.
+    max_epochs
+        Passes through the data.
+    learning_rate
+        Highest learning rate; it rises and falls once.
+    batch_size
+        Rows for each step of the optimiser.
+    time_budget
+        Seconds that `fit` may take; None for any.
+    callbacks
+        Called with the record of each epoch (`training.Epoch`, in units of the data); training
+        ends when one returns True. `truvae.callbacks` has some.
+    device
+        "auto", "cpu" or "cuda".
+    random_state
+        Seed, or source, of all randomness.
+
+    Attributes
+    ----------
+    model_
+        The `truvae.Model`, of standardised data.
+    population_
+        The states of the rows that it was trained on.
+    pi_
+        (H,), the probability of each latent to be active.
+    sigma_
+        Standard deviation of the noise in units of the data, a float, or (n_features,) for noise
+        "gaussian-per-feature"; NaN if the noise has none.
+    components_
+        (H, n_features), what data are on average if one latent is active and no other.
+    elbo_
+        Mean over the rows of the lower bound F_n in nats (Eq. 5), in units of the data, in the last
+        epoch.
+    history_
+        One record for each epoch.
+    n_features_in_, feature_names_in_
+        As in all of scikit-learn.
+
+    References
+    ----------
+    doi:10.1007/978-3-031-26409-2_22.
+
+    Examples
+    --------
+    >>> X = np.repeat(np.eye(4), 50, axis=0)
+    >>> X += np.random.default_rng(0).normal(0, 0.1, X.shape)
+    >>> est = TVAE(n_latents=6, hidden=(), n_states=8, max_epochs=30, random_state=0).fit(X)
+    >>> bool(np.sqrt(np.mean((est.reconstruct(X) - np.repeat(np.eye(4), 50, axis=0)) ** 2)) < 0.1)
+    True
+    >>> X[0, 0] = np.nan
+    >>> bool(est.reconstruct(X)[0, 0] > 0.5)
+    True
+    """
+
+    model_: Model
+    population_: Population
+    history_: list[Epoch]
+
+    def __init__(
+        self,
+        n_latents: int = 64,
+        hidden: Sequence[int] = (64,),
+        n_states: int = 64,
+        *,
+        noise: str | Noise = "gaussian",
+        decoder: nn.Module | None = None,
+        shared_prior: bool = False,
+        active: float = 5.0,
+        search: Sequence[Proposal] | None = None,
+        max_epochs: int = 50,
+        learning_rate: float = 0.005,
+        batch_size: int = 64,
+        time_budget: float | None = None,
+        callbacks: Sequence[Callable[[Epoch], bool | None]] = (),
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.n_latents = n_latents
+        self.hidden = hidden
+        self.n_states = n_states
+        self.noise = noise
+        self.decoder = decoder
+        self.shared_prior = shared_prior
+        self.active = active
+        self.search = search
+        self.max_epochs = max_epochs
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.time_budget = time_budget
+        self.callbacks = callbacks
+        self.device = device
+        self.random_state = random_state
+
+    def fit(self, X: npt.ArrayLike, y: object = None) -> "TVAE":
+        """Learn model and codes of data (n_samples, n_features), NaN where missing.
+
+        Raises
+        ------
+        InputError
+            If an option makes no sense, or a feature has no value. It is a ValueError.
+        """
+        X = _valid(self, X, reset=True)
+        recipe, device = self._recipe(), device_called(self.device)
+        self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        generator = torch.Generator(device).manual_seed(self._seed)
+        self.scaling_ = Scaling.of(X, self.noise)
+        data = self.scaling_.standardise(X, device)
+        self._center, self._axes = _principal_axes(_filled(data), generator)
+        self.model_ = self._untrained(recipe, data, generator)
+        self.population_ = recipe.states(len(data), generator)
+        self._old = self._coordinates(data)
+        chunks = self._chunks(recipe, self._old)
+        self._train(recipe, data, chunks, generator)
+        return self
+
+    def transform(self, X: npt.ArrayLike) -> Array:
+        """Return the posterior means of the latents of new data: (n_samples, H) in [0, 1]."""
+        X, population, _ = self._inferred(X)
+        q = population.responsibilities(torch.arange(len(population.words)))
+        z = bits.unpack(population.words, self.n_latents, q.dtype)
+        return _numpy(torch.einsum("ns,nsh->nh", q, z), X)
+
+    def encode(self, X: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """Return the most probable binary code of new data: (n_samples, H) of zeros and ones."""
+        _, population, _ = self._inferred(X)
+        best = population.log_joint.argmax(1)
+        words = population.words[torch.arange(len(best), device=best.device), best]
+        return bits.unpack(words, self.n_latents, torch.uint8).cpu().numpy()
+
+    def inverse_transform(self, X: npt.ArrayLike) -> Array:
+        """Return what data with these codes, or means of latents, (n_samples, H), are on average.
+
+        (n_samples, n_features), in units of the data.
+        """
+        check_is_fitted(self)
+        codes: Array = check_array(X, dtype=(np.float64, np.float32))
+        if codes.shape[1] != self.n_latents:
+            raise InputError(f"codes have {self.n_latents} latents, not {codes.shape[1]}")
+        pi = self.model_.prior.pi
+        with torch.no_grad():
+            outputs = self.model_.decode_dense(torch.as_tensor(codes).to(pi))
+        return _numpy(self.scaling_.restore(self.model_.noise.mean(outputs)), codes)
+
+    def reconstruct(self, X: npt.ArrayLike) -> Array:
+        """Return the posterior means of noise-free data, also where they are missing (Eq. 15).
+
+        (n_samples, n_features), in units of the data.
+        """
+        X, population, groups = self._inferred(X)
+        done = torch.empty(X.shape, dtype=torch.float64, device=population.words.device)
+        for group in groups:
+            done[group.rows] = group.mean.double()
+        return _numpy(self.scaling_.restore(done), X)
+
+    def score_samples(self, X: npt.ArrayLike) -> Array:
+        """Return the lower bounds F_n of the log-likelihoods of new data (Eq. 5), (n_samples,).
+
+        In nats, in units of the data.
+        """
+        X, population, _ = self._inferred(X)
+        bound: Array = population.bound(slice(None)).double().cpu().numpy()
+        bound -= np.isfinite(X) @ self.scaling_.log_spread
+        return bound
+
+    def score(self, X: npt.ArrayLike, y: object = None) -> float:
+        """Return the mean of `score_samples`."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1, random_state: int | None = None) -> Array:
+        """Draw data from the model: (n_samples, n_features), in units of the data."""
+        check_is_fitted(self)
+        seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+        generator = torch.Generator(self.model_.prior.pi.device).manual_seed(seed)
+        _, x = self.model_.sample(n_samples, generator)
+        return self.scaling_.restore(x).cpu().double().numpy()
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Save as a folder, `model.safetensors` and `config.json` (see `saving.save_model`).
+
+        Callbacks are not saved, nor are a search and a decoder of one's own: of the latter only the
+        parameters are.
+        """
+        check_is_fitted(self)
+        config = {
+            "params": {name: getattr(self, name) for name in _SAVED} | {"hidden": [*self.hidden]},
+            "noise": self.noise if isinstance(self.noise, str) else None,
+            "random_state": self.random_state if isinstance(self.random_state, int) else None,
+            "seed": self._seed,
+            "history": [_without_nan(asdict(epoch)) for epoch in self.history_],
+            "n_features": self.n_features_in_,
+            "feature_names": [*map(str, getattr(self, "feature_names_in_", []))],
+        }
+        tensors = {
+            "words": self.population_.words,
+            "log_joint": self.population_.log_joint,
+            "coordinates": self._old,
+            "center": self._center,
+            "axes": self._axes,
+            "offset": torch.as_tensor(self.scaling_.offset),
+            "spread": torch.as_tensor(self.scaling_.spread),
+        }
+        save_model(folder, self.model_, config, tensors)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | PathLike[str],
+        decoder: nn.Module | None = None,
+        search: Sequence[Proposal] | None = None,
+        device: str = "auto",
+    ) -> "TVAE":
+        """Load what `save` saved, on any device.
+
+        Parameters
+        ----------
+        folder
+            The folder.
+        decoder, search
+            Those that the estimator had, if they were one's own.
+        device
+            "auto", "cpu" or "cuda".
+
+        Raises
+        ------
+        InputError
+            If the folder holds no such estimator, or the decoder is missing or another.
+        """
+        model, config, tensors = load_model(folder, decoder, device_called(device))
+        if "params" not in config:
+            raise InputError(f"{folder} holds a model, but no estimator: see truvae.load_model")
+        noise = config["noise"] or deepcopy(model.noise)
+        params = config["params"] | {"random_state": config["random_state"]}
+        est = cls(**params, noise=noise, decoder=decoder, search=search, device=device)
+        est.model_, est._seed = model, config["seed"]
+        est.population_ = Population(tensors["words"], tensors["log_joint"])
+        est._old, est._center, est._axes = (tensors[k] for k in ("coordinates", "center", "axes"))
+        est.scaling_ = Scaling(tensors["offset"].cpu().numpy(), tensors["spread"].cpu().numpy())
+        est.history_ = [Epoch(**_with_nan(record)) for record in config["history"]]
+        est.n_features_in_ = config["n_features"]
+        if config["feature_names"]:
+            est.feature_names_in_ = np.array(config["feature_names"], dtype=object)
+        return est
+
+    @property
+    def pi_(self) -> Array:
+        """(H,), the probability of each latent to be active."""
+        return self.model_.prior.pi.cpu().numpy()
+
+    @property
+    def sigma_(self) -> float | Array:
+        """Standard deviation of the noise, in units of the data."""
+        return self.scaling_.sigma(self.model_.noise)
+
+    @property
+    def components_(self) -> Array:
+        """(H, n_features), what data are on average if a single latent is active."""
+        return self.inverse_transform(np.eye(self.n_latents))
+
+    @property
+    def elbo_(self) -> float:
+        """Mean of F_n over the rows in the last epoch, in nats, in units of the data."""
+        return self.history_[-1].elbo
+
+    @property
+    def n_epochs_(self) -> int:
+        """Number of epochs that `fit` took."""
+        return len(self.history_)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_latents
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "history_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.non_deterministic = self.random_state is None
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _recipe(self) -> Recipe:
+        """Return how to train; raise an `InputError` for options that make no sense."""
+        whole = {"n_latents": self.n_latents, "n_states": self.n_states,
+                 "max_epochs": self.max_epochs, "batch_size": self.batch_size}  # fmt: skip
+        for name, value in (*whole.items(), *(("hidden", units) for units in self.hidden)):
+            if value < 1 or value != int(value):
+                raise InputError(f"{name} must be a whole number of 1 or more, not {value}")
+        if self.n_states > 2**self.n_latents:
+            raise InputError(
+                f"{self.n_latents} latents have only {2**self.n_latents} states, not "
+                f"{self.n_states}: take fewer states or more latents"
+            )
+        return Recipe(
+            n_latents=self.n_latents,
+            hidden=tuple(self.hidden),
+            n_states=self.n_states,
+            epochs=self.max_epochs,
+            search=(GradientFlips(), Neighbours()) if self.search is None else tuple(self.search),
+            minibatch=self.batch_size,
+            peak_rate=self.learning_rate,
+            active=self.active,
+        )
+
+    def _untrained(self, recipe: Recipe, data: Tensor, generator: torch.Generator) -> Model:
+        """Return the model at the start of the training."""
+        noise = _noise(self.noise, data)
+        prior = recipe.prior(data.device)
+        prior.shared = self.shared_prior
+        if self.decoder is not None:
+            model = Model(prior, deepcopy(self.decoder).to(data.device), noise)
+            _check_decoder(model, data)
+            return model
+        start = noise.outputs_for(data.nanmean(0))
+        decoder = recipe.decoder(len(start), generator)
+        _set_bias(decoder, start)
+        return Model(prior, decoder, noise)
+
+    def _train(
+        self, recipe: Recipe, data: Tensor, chunks: Chunks, generator: torch.Generator
+    ) -> None:
+        """Train, record each epoch, and call the callbacks."""
+        history: list[Epoch] = []
+        entries = data.isfinite().double().mean(0).cpu().numpy()
+        epochs = recipe.train(
+            self.model_, self.population_, data, chunks, generator, Clock(self.time_budget)
+        )
+        for epoch in epochs:
+            history.append(self.scaling_.record(epoch, entries, self.model_.noise))
+            # All of them see every epoch.
+            if any([callback(history[-1]) for callback in self.callbacks]):
+                break
+        self.history_ = history
+
+    def _coordinates(self, data: Tensor) -> Tensor:
+        """Return coordinates in which near rows look alike."""
+        return (_filled(data) - self._center) @ self._axes
+
+    def _chunks(self, recipe: Recipe, coordinates: Tensor) -> Chunks:
+        """Draw groups of near rows where these share states, else random ones."""
+        if not recipe.shares:
+            return ShuffledChunks(len(coordinates), recipe.group)
+        return NearChunks(coordinates, recipe.group, _CHUNK // recipe.group)
+
+    def _inferred(self, X: npt.ArrayLike) -> tuple[Array, Population, list[Posterior]]:
+        """Find the states of new data with the decoder fixed."""
+        check_is_fitted(self)
+        X = _valid(self, X, reset=False)
+        recipe, device = self._recipe(), self.model_.prior.pi.device
+        generator = torch.Generator(device).manual_seed(self._seed)
+        data = self.scaling_.standardise(X, device)
+        coordinates = self._coordinates(data)
+        population = nearest_states(coordinates, self._old, self.population_, generator)
+        chunks = self._chunks(recipe, coordinates)
+        groups = [*infer(self.model_, population, data, chunks, recipe.search, generator)]
+        return X, population, groups
+
+
+def _valid(estimator: TVAE, X: npt.ArrayLike, reset: bool) -> Array:
+    found: Array = validate_data(
+        estimator, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan"
+    )
+    if reset and (empty := np.isnan(found).all(0)).any():
+        raise InputError(f"feature {int(empty.argmax())} has no value: all of them are missing")
+    return found
+
+
+def _noise(noise: str | Noise, data: Tensor) -> Noise:
+    """Return the noise model at the start of the training on standardised data."""
+    if isinstance(noise, Noise):
+        return deepcopy(noise)
+    variance = data[data.isfinite()].var(correction=0).clamp(min=1e-6)
+    made: dict[str, Callable[[], Noise]] = {
+        "gaussian": lambda: Gaussian(variance),
+        "gaussian-per-feature": lambda: Gaussian(variance.repeat(data.shape[1])),
+        "bernoulli": BernoulliNoise,
+        "poisson": PoissonNoise,
+    }
+    if noise not in made:
+        raise InputError(
+            f"no noise {noise!r}: choose one of {', '.join(NOISES)}, or a truvae.Noise"
+        )
+    return made[noise]()
+
+
+def _set_bias(decoder: MLP, outputs: Tensor) -> None:
+    """Let an untrained decoder say these outputs on average."""
+    *_, last = (m for m in decoder.modules() if isinstance(m, nn.Linear))
+    with torch.no_grad():
+        last.bias.copy_(outputs)
+
+
+def _check_decoder(model: Model, data: Tensor) -> None:
+    """Raise an `InputError` if a user's decoder and the data do not fit together."""
+    with torch.no_grad():
+        outputs = model.decode_dense(torch.zeros(2, model.n_latents).to(model.prior.pi))
+        means = model.noise.mean(outputs)
+    if means.shape != (2, data.shape[1]):
+        raise InputError(
+            f"the decoder makes {means.shape[1]} values of a state, the data have "
+            f"{data.shape[1]} features: they must be equal"
+        )
+
+
+def _filled(data: Tensor) -> Tensor:
+    """Return data with the mean of each feature where they are missing."""
+    return torch.where(data.isfinite(), data, data.nanmean(0).nan_to_num())
+
+
+def _principal_axes(data: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the mean (D,) of complete data, and their leading principal axes in columns."""
+    seed = generator.initial_seed() % (1 << 32)
+    pca = PCA(min(_COORDINATES, *data.shape), random_state=seed).fit(data.cpu().numpy())
+    center, axes = (torch.as_tensor(v).to(data) for v in (pca.mean_, pca.components_.T.copy()))
+    return center, axes
+
+
+def _without_nan(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if value != value else value for name, value in record.items()}
+
+
+def _with_nan(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in record.items()}
+
+
+def _numpy(values: Tensor, like: Array) -> Array:
+    return values.detach().cpu().numpy().astype(like.dtype)
+
+
+__all__ = ["NOISES", "TVAE"]
