@@ -1,11 +1,11 @@
 """The scikit-learn face: binary codes of the rows of a table."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,10 @@ from truvae.noise import BernoulliNoise, Gaussian, Noise, PoissonNoise
 from truvae.population import Population
 from truvae.proposals import GradientFlips, Neighbours, Proposal
 from truvae.recipes import Recipe
+from truvae.refine import refine_rows
 from truvae.saving import load_model, save_model
 from truvae.scaling import Scaling
-from truvae.training import Clock, Epoch, Posterior
+from truvae.training import Clock, Epoch, Posterior, posterior
 
 Array = npt.NDArray[Any]
 
@@ -38,6 +39,8 @@ NOISES = ("gaussian", "gaussian-per-feature", "bernoulli", "poisson")
 _COORDINATES = 48
 # Rows between one M-step and the next.
 _CHUNK = 2048
+# Least number of steps of the optimiser in an epoch, if the batches need not be too small for that.
+_BATCHES = 32
 # Parameters that are saved as they are.
 _SAVED = ("n_latents", "n_states", "shared_prior", "active", "max_epochs", "learning_rate",
           "batch_size", "time_budget")  # fmt: skip
@@ -77,7 +80,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
     learning_rate
         Highest learning rate; it rises and falls once.
     batch_size
-        Rows for each step of the optimiser.
+        Rows for each step of the optimiser; None for 64, or fewer of small tables.
     time_budget
         Seconds that `fit` may take; None for any.
     callbacks
@@ -142,7 +145,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         search: Sequence[Proposal] | None = None,
         max_epochs: int = 50,
         learning_rate: float = 0.005,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         time_budget: float | None = None,
         callbacks: Sequence[Callable[[Epoch], bool | None]] = (),
         device: str = "auto",
@@ -173,7 +176,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             If an option makes no sense, or a feature has no value. It is a ValueError.
         """
         X = _valid(self, X, reset=True)
-        recipe, device = self._recipe(), device_called(self.device)
+        recipe, device = self._recipe(len(X)), device_called(self.device)
         self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         generator = torch.Generator(device).manual_seed(self._seed)
         self.scaling_ = Scaling.of(X, self.noise)
@@ -184,18 +187,20 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         self._old = self._coordinates(data)
         chunks = self._chunks(recipe, self._old)
         self._train(recipe, data, chunks, generator)
+        self._references = self._complete(data, chunks, recipe, generator)
         return self
 
     def transform(self, X: npt.ArrayLike) -> Array:
         """Return the posterior means of the latents of new data: (n_samples, H) in [0, 1]."""
-        X, population, _ = self._inferred(X)
+        found = self._inferred(X)
+        population = found.population
         q = population.responsibilities(torch.arange(len(population.words)))
         z = bits.unpack(population.words, self.n_latents, q.dtype)
-        return _numpy(torch.einsum("ns,nsh->nh", q, z), X)
+        return _numpy(torch.einsum("ns,nsh->nh", q, z).clamp(max=1), found.X)
 
     def encode(self, X: npt.ArrayLike) -> npt.NDArray[np.uint8]:
         """Return the most probable binary code of new data: (n_samples, H) of zeros and ones."""
-        _, population, _ = self._inferred(X)
+        population = self._inferred(X).population
         best = population.log_joint.argmax(1)
         words = population.words[torch.arange(len(best), device=best.device), best]
         return bits.unpack(words, self.n_latents, torch.uint8).cpu().numpy()
@@ -214,25 +219,36 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             outputs = self.model_.decode_dense(torch.as_tensor(codes).to(pi))
         return _numpy(self.scaling_.restore(self.model_.noise.mean(outputs)), codes)
 
-    def reconstruct(self, X: npt.ArrayLike) -> Array:
-        """Return the posterior means of noise-free data, also where they are missing (Eq. 15).
+    def reconstruct(self, X: npt.ArrayLike, looks: int = 2) -> Array:
+        """Return estimates of noise-free data, also where they are missing.
 
+        Parameters
+        ----------
+        X
+            (n_samples, n_features), NaN where missing.
+        looks
+            How often to look again: each row is then estimated anew from the rows of the training
+            data that are most like it in the estimate before (`refine.refine_rows`). With 0, or
+            other than Gaussian noise, it is the posterior mean of Eq. 15.
+
+        Returns
+        -------
         (n_samples, n_features), in units of the data.
         """
-        X, population, groups = self._inferred(X)
-        done = torch.empty(X.shape, dtype=torch.float64, device=population.words.device)
-        for group in groups:
-            done[group.rows] = group.mean.double()
-        return _numpy(self.scaling_.restore(done), X)
+        found = self._inferred(X)
+        estimate = _means(found.groups, found.data)
+        for _ in range(looks):
+            estimate = self._look(found.data, estimate, self._references, found.generator)
+        return _numpy(self.scaling_.restore(estimate), found.X)
 
     def score_samples(self, X: npt.ArrayLike) -> Array:
         """Return the lower bounds F_n of the log-likelihoods of new data (Eq. 5), (n_samples,).
 
         In nats, in units of the data.
         """
-        X, population, _ = self._inferred(X)
-        bound: Array = population.bound(slice(None)).double().cpu().numpy()
-        bound -= np.isfinite(X) @ self.scaling_.log_spread
+        found = self._inferred(X)
+        bound: Array = found.population.bound(slice(None)).double().cpu().numpy()
+        bound -= np.isfinite(found.X) @ self.scaling_.log_spread
         return bound
 
     def score(self, X: npt.ArrayLike, y: object = None) -> float:
@@ -267,6 +283,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             "words": self.population_.words,
             "log_joint": self.population_.log_joint,
             "coordinates": self._old,
+            "references": self._references,
             "center": self._center,
             "axes": self._axes,
             "offset": torch.as_tensor(self.scaling_.offset),
@@ -307,6 +324,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         est.model_, est._seed = model, config["seed"]
         est.population_ = Population(tensors["words"], tensors["log_joint"])
         est._old, est._center, est._axes = (tensors[k] for k in ("coordinates", "center", "axes"))
+        est._references = tensors["references"]
         est.scaling_ = Scaling(tensors["offset"].cpu().numpy(), tensors["spread"].cpu().numpy())
         est.history_ = [Epoch(**_with_nan(record)) for record in config["history"]]
         est.n_features_in_ = config["n_features"]
@@ -353,10 +371,10 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _recipe(self) -> Recipe:
+    def _recipe(self, n_rows: int) -> Recipe:
         """Return how to train; raise an `InputError` for options that make no sense."""
         whole = {"n_latents": self.n_latents, "n_states": self.n_states,
-                 "max_epochs": self.max_epochs, "batch_size": self.batch_size}  # fmt: skip
+                 "max_epochs": self.max_epochs, "batch_size": self.batch_size or 1}  # fmt: skip
         for name, value in (*whole.items(), *(("hidden", units) for units in self.hidden)):
             if value < 1 or value != int(value):
                 raise InputError(f"{name} must be a whole number of 1 or more, not {value}")
@@ -371,7 +389,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             n_states=self.n_states,
             epochs=self.max_epochs,
             search=(GradientFlips(), Neighbours()) if self.search is None else tuple(self.search),
-            minibatch=self.batch_size,
+            minibatch=self.batch_size or min(max(n_rows // _BATCHES, 8), 64),
             peak_rate=self.learning_rate,
             active=self.active,
         )
@@ -416,18 +434,57 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             return ShuffledChunks(len(coordinates), recipe.group)
         return NearChunks(coordinates, recipe.group, _CHUNK // recipe.group)
 
-    def _inferred(self, X: npt.ArrayLike) -> tuple[Array, Population, list[Posterior]]:
+    def _inferred(self, X: npt.ArrayLike) -> "_Inferred":
         """Find the states of new data with the decoder fixed."""
         check_is_fitted(self)
         X = _valid(self, X, reset=False)
-        recipe, device = self._recipe(), self.model_.prior.pi.device
+        recipe, device = self._recipe(len(X)), self.model_.prior.pi.device
         generator = torch.Generator(device).manual_seed(self._seed)
         data = self.scaling_.standardise(X, device)
         coordinates = self._coordinates(data)
         population = nearest_states(coordinates, self._old, self.population_, generator)
         chunks = self._chunks(recipe, coordinates)
         groups = [*infer(self.model_, population, data, chunks, recipe.search, generator)]
-        return X, population, groups
+        return _Inferred(X, data, population, groups, generator)
+
+    def _complete(
+        self, data: Tensor, chunks: Chunks, recipe: Recipe, generator: torch.Generator
+    ) -> Tensor:
+        """Return estimates of the training data, among which similar rows are looked for."""
+        groups = posterior(self.model_, self.population_, data, chunks, recipe.search, generator)
+        estimate = _means(groups, data)
+        return self._look(data, estimate, torch.where(data.isfinite(), data, estimate), generator)
+
+    def _look(
+        self, data: Tensor, estimate: Tensor, references: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Estimate rows once more, in units of the noise of each feature."""
+        noise = self.model_.noise
+        if not isinstance(noise, Gaussian):
+            return estimate
+        sigma = noise.sigma2.sqrt()
+        rows = (data / sigma, estimate / sigma, references / sigma)
+        refined: Tensor = refine_rows(*rows, 1.0, generator)
+        return refined * sigma
+
+
+class _Inferred(NamedTuple):
+    """New data and what was inferred of them."""
+
+    X: Array
+    data: Tensor
+    """Standardised."""
+    population: Population
+    groups: list[Posterior]
+    generator: torch.Generator
+
+
+def _means(groups: Iterable[Posterior], like: Tensor) -> Tensor:
+    """Return the posterior means of all groups as one table (N, D)."""
+    means = torch.empty_like(like)
+    for group in groups:
+        means[group.rows] = group.mean
+    return means
 
 
 def _valid(estimator: TVAE, X: npt.ArrayLike, reset: bool) -> Array:

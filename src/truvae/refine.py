@@ -8,11 +8,12 @@ pixels are left out of the likelihood, so that they follow from the known ones a
 and Mallat 2012, doi:10.1109/TIP.2011.2176743, do so with Gaussians that all patches share).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from truvae.chunks import near_groups
 from truvae.patches import Patches, merge
 from truvae.training import Posterior
 
@@ -25,6 +26,8 @@ _ESTIMATED = 8
 _JITTER = 8
 # The error of a patch estimate that its posterior variance does not know of, in units of the noise.
 _DOUBT = 0.02
+# Rows of a table among which similar ones are looked for, and rows estimated at a time.
+_LEAF, _ROWS = 4096, 256
 
 
 @torch.no_grad()
@@ -81,6 +84,69 @@ def refine(
         for references, near in _tiles(pilot.grid, reach, noisy.device)
     )
     return merge(data, posteriors, _DOUBT * sigma**2)
+
+
+@torch.no_grad()
+def refine_rows(
+    x: Tensor,
+    estimate: Tensor,
+    references: Tensor,
+    sigma: float,
+    generator: torch.Generator,
+    n_near: int = 64,
+) -> Tensor:
+    """Estimate rows of a table once more, each under the Gaussian of the rows most like it.
+
+    Parameters
+    ----------
+    x
+        The noisy rows (N, D), NaN where missing.
+    estimate
+        A first estimate of them, (N, D), finite.
+    references
+        (M, D), complete rows among which similar ones are looked for.
+    sigma
+        Standard deviation of the noise, in units of the data.
+    generator
+        Source of randomness of the trees by which similar rows are found.
+    n_near
+        Similar rows that make a prior, if there are so many.
+
+    Returns
+    -------
+    The posterior means of the noise-free rows given their known entries, (N, D).
+
+    Examples
+    --------
+    >>> references = torch.arange(60.0).outer(torch.tensor([1.0, 2.0]))  # on a line
+    >>> x = torch.tensor([[20.0, torch.nan]])
+    >>> g = torch.Generator().manual_seed(0)
+    >>> refine_rows(x, torch.tensor([[19.0, 42.0]]), references, 0.1, g, 8).round(decimals=1)
+    tensor([[20., 40.]])
+    """
+    n_references, known = len(references), x.isfinite()
+    pilot = torch.where(known, x.nan_to_num(), estimate)
+    refined = estimate.clone()
+    for group in near_groups(torch.cat([references, pilot]), _LEAF, generator):
+        near, rows = group[group < n_references], group[group >= n_references] - n_references
+        if len(near) > 1:
+            for part in rows.split(_ROWS):
+                distance = torch.cdist(pilot[part], references[near])
+                nearest = distance.topk(min(n_near, len(near)), largest=False).indices
+                refined[part] = _conditional(x[part], references[near[nearest]], sigma)
+    return refined
+
+
+def _conditional(x: Tensor, near: Tensor, sigma: float) -> Tensor:
+    """Return the posterior means of rows (B, D), NaN where missing, under the Gaussians of their
+    similar rows (B, n, D).
+    """
+    mean = near.mean(1, keepdim=True)
+    deviations = (near - mean) / near.shape[1] ** 0.5
+    known = x.isfinite()[:, None]
+    residual = (x.nan_to_num()[:, None] - mean) * known
+    solve = _solver(deviations)
+    return (mean + solve(deviations, residual, known.to(x), sigma**2, 0.0))[:, 0]
 
 
 def _tiles(
@@ -168,10 +234,13 @@ def _incomplete(
     x = data[rows].view(*near.shape, -1)
     known = x.isfinite()
     residual = (x - mean).masked_fill(~known, 0.0)
-    fewer = deviations.shape[1] < deviations.shape[2]
-    solve = _by_coefficients if fewer else _by_entries
-    estimate = mean + solve(deviations, residual, known.to(x), sigma2, spare2)
+    estimate = mean + _solver(deviations)(deviations, residual, known.to(x), sigma2, spare2)
     return Posterior(rows, estimate.flatten(0, 1), estimate.new_zeros(len(rows)))
+
+
+def _solver(deviations: Tensor) -> Callable[[Tensor, Tensor, Tensor, float, float], Tensor]:
+    """Return the function that has fewer equations to solve with deviations (B, n, D)."""
+    return _by_coefficients if deviations.shape[1] < deviations.shape[2] else _by_entries
 
 
 def _by_coefficients(

@@ -1,0 +1,253 @@
+"""The scikit-learn face: the contract of estimators, units, missing values, decoders, saving."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError, SkipTestWarning
+from sklearn.impute import KNNImputer
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import check_estimator
+
+import truvae
+from truvae import TVAE, InputError
+
+SMALL = {"n_latents": 8, "hidden": (8,), "n_states": 8, "max_epochs": 3, "random_state": 0}
+# The states of all rows of a call are found together: near rows share theirs.
+EXPECTED = {
+    "check_methods_sample_order_invariance": "rows of a call share states",
+    "check_methods_subset_invariance": "rows of a call share states",
+}
+
+
+def table(n=300, missing=0.0, seed=0):
+    """Return noisy rows of four kinds, NaN where missing, and the rows without noise."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.normal(size=(4, 12)) * 3 + 10
+    clean = kinds[rng.integers(4, size=n)]
+    noisy = clean + rng.normal(0, 0.5, clean.shape)
+    return np.where(rng.random(clean.shape) < missing, np.nan, noisy), clean
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "gaussian-per-feature"])
+def test_it_is_an_estimator_of_scikit_learn(noise):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SkipTestWarning)
+        checks = check_estimator(
+            TVAE(**SMALL, noise=noise), expected_failed_checks=EXPECTED, on_fail=None
+        )
+    assert len(checks) > 40
+    assert [c["check_name"] for c in checks if c["status"] == "failed"] == []
+
+
+def test_it_fills_in_what_is_missing():
+    x, clean = table(600, missing=0.3)
+    est = TVAE(n_latents=8, n_states=16, max_epochs=20, random_state=0).fit(x)
+    for looks, most in ((0, 0.9), (2, 0.6)):
+        found = est.reconstruct(x, looks=looks)
+        assert np.sqrt(np.mean((found - clean)[np.isnan(x)] ** 2)) < most
+    assert est.sigma_ == pytest.approx(0.5, rel=0.15)
+
+
+def test_digits_are_filled_in_better_than_by_near_rows():
+    x = load_digits().data[:900]
+    gaps = np.random.default_rng(0).random(x.shape) < 0.3
+    damaged = np.where(gaps, np.nan, x)
+
+    def error(found):
+        return np.sqrt(np.mean((found - x)[gaps] ** 2))
+
+    est = TVAE(n_states=16, max_epochs=10, random_state=0).fit(damaged)
+    assert error(est.reconstruct(damaged)) < error(KNNImputer().fit_transform(damaged))
+
+
+def test_bounds_are_in_units_of_the_data():
+    """Scaled data have the density of the others over the scale, entry by entry."""
+    x, _ = table(missing=0.2)
+    est, scaled = TVAE(**SMALL).fit(x), TVAE(**SMALL).fit(1000 * x)
+    np.testing.assert_allclose(scaled.sigma_, 1000 * est.sigma_, rtol=1e-3)
+    shift = np.isfinite(x).sum(1) * np.log(1000)
+    gain = est.score_samples(x) - scaled.score_samples(1000 * x)
+    np.testing.assert_allclose(gain, shift, rtol=0.01)
+    assert est.elbo_ - scaled.elbo_ == pytest.approx(shift.mean(), rel=0.01)
+    assert est.history_[-1].sigma == pytest.approx(est.sigma_)
+
+
+def test_bounds_stay_below_the_likelihood_by_enumeration():
+    x, _ = table()
+    est = TVAE(**SMALL | {"n_states": 64}).fit(x)
+    data = est.scaling_.standardise(x, torch.device("cpu"))
+    exact = est.model_.log_likelihood(data).numpy() - est.scaling_.log_spread.sum()
+    found = est.score_samples(x)
+    assert (found <= exact + 1e-3).all()
+    assert (exact - found).mean() < 0.5
+
+
+def test_sigma_for_each_feature():
+    rng = np.random.default_rng(0)
+    truth = np.array([0.1, 1.0, 10.0])
+    x = rng.choice([0.0, 100.0], (800, 1)) + truth * rng.normal(size=(800, 3))
+    est = TVAE(n_latents=4, hidden=(4,), n_states=8, max_epochs=40, noise="gaussian-per-feature",
+               random_state=0).fit(x)  # fmt: skip
+    np.testing.assert_allclose(est.sigma_, truth, rtol=0.25)
+
+
+@pytest.mark.parametrize(("noise", "data"), [
+    ("bernoulli", lambda rng, p: (rng.random((300, 6)) < p).astype(float)),
+    ("poisson", lambda rng, p: rng.poisson(10 * p, (300, 6)).astype(float)),
+])  # fmt: skip
+def test_other_noise_models(noise, data):
+    rng = np.random.default_rng(0)
+    p = np.where(rng.random((300, 1)) < 0.5, 0.9, 0.1) * np.ones(6)
+    x = data(rng, p)
+    x[rng.random(x.shape) < 0.1] = np.nan
+    options = {"n_latents": 4, "hidden": (), "n_states": 8, "max_epochs": 30, "random_state": 0}
+    est = TVAE(**options, noise=noise).fit(x)
+    assert np.isnan(est.sigma_)
+    means = (p if noise == "bernoulli" else 10 * p)[np.isnan(x)]
+    error = np.abs(est.reconstruct(x)[np.isnan(x)] - means).mean()
+    assert error < 0.5 * np.abs(means - means.mean()).mean()
+    assert np.isin(est.sample(20, 0), np.arange(60)).all()
+
+
+def test_codes_and_back():
+    x, clean = table()
+    est = TVAE(n_latents=8, n_states=16, max_epochs=20, random_state=0).fit(x)
+    codes = est.encode(x)
+    assert codes.dtype == np.uint8 and set(np.unique(codes)) <= {0, 1}
+    assert np.sqrt(np.mean((est.inverse_transform(codes) - clean) ** 2)) < 0.8
+    assert np.abs(est.transform(x) - codes).mean() < 0.2
+    np.testing.assert_allclose(est.components_, est.inverse_transform(np.eye(8)))
+    drawn = est.sample(4000, 1)
+    np.testing.assert_allclose(drawn.mean(0), x.mean(0), atol=1.0)
+    np.testing.assert_array_equal(drawn, est.sample(4000, 1))
+    with pytest.raises(InputError, match="codes have 8 latents, not 3"):
+        est.inverse_transform(np.eye(3))
+
+
+def test_in_a_pipeline_and_a_grid_and_with_names():
+    pandas = pytest.importorskip("pandas")
+    x = pandas.DataFrame(table()[0], columns=[f"gene{i}" for i in range(12)])
+    pipe = make_pipeline(PCA(5), TVAE(**SMALL)).set_output(transform="pandas")
+    found = pipe.fit_transform(x)
+    assert list(found.columns) == [f"tvae{i}" for i in range(8)]
+    grid = GridSearchCV(TVAE(**SMALL), {"n_latents": [4, 8]}, cv=2).fit(x)
+    assert grid.best_params_["n_latents"] in (4, 8)
+
+
+class Convolution(torch.nn.Module):
+    """A decoder of one's own: from codes to 4 x 3 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.start = torch.nn.Linear(8, 12)
+        self.smooth = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, z):
+        return self.smooth(self.start(z).view(-1, 1, 4, 3)).squeeze(1)
+
+
+def test_a_decoder_of_ones_own_is_trained_and_left_as_it_was():
+    x, clean = table()
+    decoder = Convolution()
+    before = decoder.start.weight.detach().clone()
+    est = TVAE(n_latents=8, n_states=16, max_epochs=30, decoder=decoder, random_state=0).fit(x)
+    assert torch.equal(decoder.start.weight, before)
+    assert np.sqrt(np.mean((est.reconstruct(x, looks=0) - clean) ** 2)) < 1.0
+    with pytest.raises(InputError, match="makes 12 values of a state, the data have 5 features"):
+        TVAE(n_latents=8, n_states=16, decoder=decoder).fit(x[:, :5])
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"n_latents": 0}, "n_latents must be a whole number of 1 or more, not 0"),
+    ({"n_latents": 3}, "3 latents have only 8 states, not 64"),
+    ({"hidden": (0,)}, "hidden must be a whole number"),
+    ({"noise": "laplace"}, "no noise 'laplace': choose one of gaussian"),
+    ({"device": "tpu"}, "no device 'tpu'"),
+])  # fmt: skip
+def test_bad_options_are_told(options, message):
+    with pytest.raises(InputError, match=message):
+        TVAE(**options).fit(table()[0])
+
+
+def test_bad_data_are_told():
+    x, _ = table()
+    x[:, 3] = np.nan
+    with pytest.raises(InputError, match="feature 3 has no value"):
+        TVAE(**SMALL).fit(x)
+    with pytest.raises(NotFittedError):
+        TVAE(**SMALL).sample()
+
+
+def test_callbacks_see_every_epoch_and_can_end_the_training():
+    seen = []
+    est = TVAE(**SMALL, callbacks=[seen.append, lambda epoch: epoch.index == 1])
+    est.fit(table()[0])
+    assert [epoch.index for epoch in seen] == [0, 1] and est.n_epochs_ == 2
+    assert seen == est.history_
+
+
+def test_saved_and_loaded_it_says_the_same(tmp_path):
+    x, _ = table(missing=0.1)
+    est = TVAE(**SMALL, noise="gaussian-per-feature").fit(x)
+    est.save(tmp_path / "model")
+    again = TVAE.load(tmp_path / "model", device="cpu")
+    for method in ("transform", "encode", "reconstruct", "score_samples"):
+        np.testing.assert_array_equal(getattr(est, method)(x), getattr(again, method)(x))
+    np.testing.assert_array_equal(est.sample(5, 0), again.sample(5, 0))
+    assert again.history_ == est.history_
+    assert {k: v for k, v in again.get_params().items() if k not in ("hidden", "device")} == {
+        k: v for k, v in est.get_params().items() if k not in ("hidden", "device")
+    }
+    assert again.fit(x).elbo_ == est.elbo_
+
+
+def test_a_saved_decoder_of_ones_own_needs_its_like(tmp_path):
+    x, _ = table()
+    decoder = Convolution()
+    est = TVAE(**SMALL, decoder=decoder).fit(x)
+    est.save(tmp_path / "model")
+    with pytest.raises(InputError, match="a decoder of its own, Convolution"):
+        TVAE.load(tmp_path / "model")
+    again = TVAE.load(tmp_path / "model", decoder=Convolution())
+    np.testing.assert_array_equal(est.transform(x), again.transform(x))
+
+
+def test_any_model_is_saved_and_loaded(tmp_path):
+    model = truvae.datasets.bars()
+    truvae.save_model(tmp_path / "bars", model, {"note": 1}, {"extra": torch.ones(2)})
+    saved = truvae.load_model(tmp_path / "bars")
+    assert saved.config == {"note": 1} and torch.equal(saved.tensors["extra"], torch.ones(2))
+    g = torch.Generator().manual_seed(0)
+    x = model.sample(20, g)[1]
+    torch.testing.assert_close(saved.model.log_likelihood(x), model.log_likelihood(x))
+    truvae.save_model(tmp_path / "bars", model)  # replaced
+    assert truvae.load_model(tmp_path / "bars").config == {}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bars"]
+
+
+def test_bad_folders_are_told(tmp_path):
+    model = truvae.datasets.bars()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other things"):
+        truvae.save_model(tmp_path / "full", model)
+    with pytest.raises(InputError, match=r"it has no config\.json"):
+        truvae.load_model(tmp_path / "full")
+    truvae.save_model(tmp_path / "new", model)
+    config = tmp_path / "new" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"format": 99}))
+    with pytest.raises(InputError, match="newer format: update truvae"):
+        truvae.load_model(tmp_path / "new")
+    config.write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        truvae.load_model(tmp_path / "new")
+    truvae.save_model(tmp_path / "new", model)
+    (tmp_path / "new" / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(InputError, match="cannot be read"):
+        truvae.load_model(tmp_path / "new")
