@@ -33,9 +33,12 @@ def progress_bar(**options: Any) -> Callback:
     from tqdm import tqdm
 
     shape = "{percentage:3.0f}% |{bar}| {elapsed}, {remaining} to go  {desc}"
-    bar = tqdm(**({"total": 1.0, "bar_format": shape} | options))
+    bars: list[Any] = []
 
     def show(epoch: Epoch) -> None:
+        if not bars:  # not before the work has begun, so that bad input is told in one line
+            bars.append(tqdm(**({"total": 1.0, "bar_format": shape} | options)))
+        bar = bars[0]
         bar.set_description_str(f"F {epoch.elbo:.2f}  sigma {epoch.sigma:.4g}", refresh=False)
         bar.update(epoch.progress - bar.n)
         if epoch.progress >= 1:

@@ -1,85 +1,56 @@
 """The command line: parse, call the public functions, write."""
 
 import json
-import math
-import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
 from truvae import __version__
 from truvae.errors import InputError
+from truvae.model_commands import COMMANDS
+from truvae.options import RUN_OPTIONS, finite, numbers, one_of, with_options
+from truvae.signals import StopSignals
 
 _START = time.perf_counter()
 _SOME_FAILED, _BAD_INPUT = 1, 2
 _DEMO_SIGMA = 25.0
 
 
-def _finite(_: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{option.opts[0]} must be a finite number, not {value}")
-    return value
-
-
-def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Parse "256,128"."""
-    if value is None:
-        return None
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers like 256,128") from None
-
-
-def _choice(flag: str, choices: str, default: str, text: str | None = None) -> Callable[..., Any]:
-    """Return an option with one of the values in `choices`, parted by blanks."""
-    kind = click.Choice(choices.split())
-    return click.option(flag, type=kind, default=default, show_default=True, help=text)
-
-
 _RUN_OPTIONS = [
-    _choice("--quality", "fast balanced best", "balanced", "How much time to take."),
+    one_of("--quality", "fast balanced best", "balanced", "How much time to take."),
     click.option(
         "--time-budget",
         type=click.FloatRange(min=0, min_open=True),
-        callback=_finite,
+        callback=finite,
         metavar="SECONDS",
         help="Finish within this time, everything included.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-    _choice("--device", "auto cpu cuda", "auto"),
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads to use."),
+    *RUN_OPTIONS,
     click.option(
         "--report",
         metavar="FILE",
         help="Write a page (.html) with the picture before and after, and what was learned; "
         "a folder if there are several IN.",
     ),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON object per input."),
-    click.option("-q", "--quiet", is_flag=True, help="No progress."),
-    click.option("-v", "--verbose", is_flag=True, help="A line for every epoch."),
 ]
 _MODEL_OPTIONS = [
-    _choice(
+    one_of(
         "--noise",
         "auto gaussian poisson-gaussian",
         "auto",
         "Noise of one level, or noise that grows with the signal (cameras, microscopes).",
     ),
-    _choice(
+    one_of(
         "--stack",
         "frames shared",
         "frames",
         "Frames of a stack: each with models of its own, or one set of models for all.",
     ),
-    _choice(
+    one_of(
         "--covariance",
         "auto isotropic dct",
         "auto",
@@ -98,27 +69,19 @@ _MODEL_OPTIONS = [
     ),
     click.option("--patch-size", type=int, metavar="P", help="Patches are P x P pixels."),
     click.option("--latents", "n_latents", type=int, metavar="H", help="Binary latents."),
-    click.option("--hidden", callback=_numbers, metavar="N[,N]", help="Units of hidden layers."),
+    click.option("--hidden", callback=numbers, metavar="N[,N]", help="Units of hidden layers."),
     click.option("--states", "n_states", type=int, metavar="S", help="States of each patch."),
     click.option("--epochs", type=int, metavar="E", help="Passes through all patches."),
 ]
 
 
-def _with(
-    options: list[Callable[..., Any]],
-) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    def decorate(command: Callable[..., int]) -> Callable[..., int]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="truvae")
 def app() -> None:
-    """Restore noisy pictures, blind: no clean data, no training set, no noise level needed."""
+    """Restore noisy pictures, blind: no clean data, no training set, no noise level needed.
+
+    And learn binary codes of the rows of a table: fit, encode, reconstruct, score, sample, info.
+    """
 
 
 _FILE_OPTIONS = [
@@ -136,7 +99,7 @@ _FILE_OPTIONS = [
     click.option(
         "--add-noise",
         type=click.FloatRange(min=0, min_open=True),
-        callback=_finite,
+        callback=finite,
         metavar="S",
         help="For experiments: IN is clean; Gaussian noise of standard deviation S is added first.",
     ),
@@ -144,7 +107,7 @@ _FILE_OPTIONS = [
 
 
 @app.command()
-@_with([*_FILE_OPTIONS, *_RUN_OPTIONS, *_MODEL_OPTIONS])
+@with_options([*_FILE_OPTIONS, *_RUN_OPTIONS, *_MODEL_OPTIONS])
 def denoise(inputs: tuple[str, ...], output: str, **options: Any) -> int:
     """Remove the noise from pictures and stacks (PNG, JPEG, TIFF or NPY), grey or colour.
 
@@ -155,31 +118,31 @@ def denoise(inputs: tuple[str, ...], output: str, **options: Any) -> int:
 
 
 @app.command()
-@_with(_FILE_OPTIONS)
+@with_options(_FILE_OPTIONS)
 @click.option("--mask", metavar="FILE", help="A picture that is not zero where IN is unknown.")
 @click.option("--invert-mask", is_flag=True, help="The mask is zero where IN is unknown.")
 @click.option(
     "--missing-value",
     type=float,
-    callback=_finite,
+    callback=finite,
     metavar="V",
     help="Pixels with this value (in all channels) are unknown.",
 )
 @click.option(
     "--drop",
     type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
-    callback=_finite,
+    callback=finite,
     metavar="FRACTION",
     help="For experiments: IN is whole; this share of it is taken away at random first.",
 )
-@_choice(
+@one_of(
     "--drop-per",
     "pixel value",
     "pixel",
     "Drop whole pixels, or each value of each channel on its own.",
 )
 @click.option("--denoise", is_flag=True, help="Remove noise from the known pixels too.")
-@_with([*_RUN_OPTIONS, *_MODEL_OPTIONS])
+@with_options([*_RUN_OPTIONS, *_MODEL_OPTIONS])
 def inpaint(inputs: tuple[str, ...], output: str, **options: Any) -> int:
     """Fill in what is missing of pictures; what is known stays as it is.
 
@@ -197,7 +160,7 @@ def inpaint(inputs: tuple[str, ...], output: str, **options: Any) -> int:
 @click.option(
     "-o", "--output", default=".", show_default=True, metavar="DIR", help="Folder for the pictures."
 )
-@_with([*_RUN_OPTIONS[1:]])
+@with_options([*_RUN_OPTIONS[1:]])
 def demo(output: str, **options: Any) -> int:
     """Add noise to a picture that ships with scikit-image, and remove it.
 
@@ -217,7 +180,7 @@ def demo(output: str, **options: Any) -> int:
     write_picture(clean, Picture(picture))
     write_picture(before, Picture(to_dtype(noisy, picture.dtype)))
     options |= {"add_noise": _DEMO_SIGMA, "reference": None, "quality": "fast", "report": page}
-    with _StopSignals() as stop:
+    with StopSignals() as stop:
         done = _reported(clean, after, options, stop)
     return 128 + stop.received if stop.received else 0 if done else _BAD_INPUT
 
@@ -226,7 +189,7 @@ def _all_files(inputs: tuple[str, ...], output: str, options: dict[str, Any]) ->
     """Restore one file after the other; return the exit status."""
     jobs = _jobs(inputs, output)
     pages = _pages(options["report"], _several(inputs), [target for _, target in jobs])
-    with _StopSignals() as stop:
+    with StopSignals() as stop:
         done = [
             _reported(source, target, options | {"report": page}, stop)
             for (source, target), page in zip(jobs, pages, strict=True)
@@ -300,7 +263,7 @@ def _files(path: Path) -> list[Path]:
     return sorted(file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS)
 
 
-def _reported(source: Path, target: Path, options: dict[str, Any], stop: "_StopSignals") -> bool:
+def _reported(source: Path, target: Path, options: dict[str, Any], stop: "StopSignals") -> bool:
     """Restore a file and print the result or the error; return whether it went well."""
     if stop.received:
         return False
@@ -324,31 +287,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-@dataclass
-class _StopSignals:
-    """The first Ctrl-C or SIGTERM asks the restoration to finish with what it has.
-
-    The second Ctrl-C quits at once.
-    """
-
-    received: int | None = None
-    used: bool = False
-    """Whether a restoration has begun: the first one also pays for the start of the program."""
-
-    def __enter__(self) -> "_StopSignals":
-        self._before = {
-            int(number): signal.signal(number, self._note)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, self._before[number])
+for command in COMMANDS:
+    app.add_command(command)
 
 
 def main() -> None:

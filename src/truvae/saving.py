@@ -87,7 +87,7 @@ def save_model(
     8
     """
     folder = Path(folder)
-    _check_folder(folder)
+    check_folder(folder)
     noise, noise_tensors = _noise_config(model.noise)
     head = {
         "format": _FORMAT,
@@ -138,7 +138,7 @@ def load_model(
         If the folder holds no model, one from a newer truvae, or the decoder is missing or another.
     """
     folder = Path(folder)
-    head = _head(folder)
+    head = read_head(folder)
     try:
         weights = load_file(folder / _WEIGHTS, device=str(device))
     except (OSError, SafetensorError) as error:
@@ -151,8 +151,14 @@ def load_model(
     return Saved(model, head["config"], _part("tensors", weights))
 
 
-def _head(folder: Path) -> dict[str, Any]:
-    """Return the configuration of a saved model."""
+def read_head(folder: Path) -> dict[str, Any]:
+    """Return the whole configuration of a saved model, without its tensors.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no model, or one from a newer truvae.
+    """
     path = folder / _CONFIG
     if not path.is_file():
         raise InputError(f"{folder} is not the folder of a saved model: it has no {_CONFIG}")
@@ -168,7 +174,14 @@ def _head(folder: Path) -> dict[str, Any]:
     return head
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Check, before the work begins, that a model can be saved to a folder.
+
+    Raises
+    ------
+    InputError
+        If its parent is missing, or other things lie in it.
+    """
     if not folder.parent.is_dir():
         raise InputError(f"the folder {folder.parent} does not exist: create it first")
     if folder.exists() and not folder.is_dir():
@@ -254,4 +267,4 @@ def _part(part: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(start) :]: t for name, t in weights.items() if name.startswith(start)}
 
 
-__all__ = ["Saved", "load_model", "save_model"]
+__all__ = ["Saved", "check_folder", "load_model", "read_head", "save_model"]

@@ -1,0 +1,210 @@
+"""The commands about models of tables: fit, encode, score, sample, info."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from truvae.options import RUN_OPTIONS, finite, numbers, one_of, with_options
+from truvae.signals import StopSignals
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_OUTPUT = click.option("-o", "--output", required=True, metavar="OUT", help="NPY, CSV or TSV.")
+_MODEL = click.argument("model", metavar="MODEL_DIR")
+_DATA = click.argument("data", metavar="DATA")
+
+
+@click.command()
+@_DATA
+@click.option("-o", "--output", required=True, metavar="MODEL_DIR", help="A new folder.")
+@one_of(
+    "--noise",
+    "gaussian gaussian-per-feature bernoulli poisson",
+    "gaussian",
+    "How data lie around what the decoder says.",
+)
+@click.option("--latents", "n_latents", type=int, default=64, show_default=True, metavar="H")
+@click.option(
+    "--hidden",
+    callback=numbers,
+    default="64",
+    show_default=True,
+    metavar="N[,N]",
+    help="Units of hidden layers; 0 for a linear decoder.",
+)
+@click.option("--states", "n_states", type=int, default=64, show_default=True, metavar="S")
+@click.option("--epochs", "max_epochs", type=int, default=50, show_default=True, metavar="E")
+@click.option(
+    "--time-budget",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=finite,
+    metavar="SECONDS",
+    help="Train no longer than this.",
+)
+@with_options(RUN_OPTIONS)
+def fit(data: str, output: str, **options: Any) -> int:
+    """Learn binary codes of the rows of DATA (NPY, CSV, HDF5; NaN or nothing where missing)."""
+    start = time.perf_counter()
+    from truvae.saving import check_folder
+    from truvae.tables import read_table
+
+    check_folder(Path(output))
+    x = read_table(data)
+    _use_threads(options)
+    from truvae import callbacks
+    from truvae.estimator import TVAE
+
+    names = ("noise", "n_latents", "n_states", "max_epochs", "time_budget", "device")
+    hidden = tuple(n for n in options["hidden"] if n)
+    with StopSignals() as stop:
+        called: list[callbacks.Callback] = [lambda epoch: stop.received is not None]
+        if options["verbose"]:
+            called.append(_tell_epoch)
+        if not options["quiet"]:
+            called.append(callbacks.progress_bar(leave=False))
+        chosen = {name: options[name] for name in names}
+        est = TVAE(**chosen, hidden=hidden, callbacks=called, random_state=options["seed"])
+        est.fit(x).save(output)
+    record = {"input": data, "output": output, "kind": "table", "seed": options["seed"],
+              **_describe(est), "seconds": time.perf_counter() - start}  # fmt: skip
+    _print(record, options, "{output}  F {elbo:.4g}  sigma {sigma}  {active_latents:.2f} active "
+           "latents  {epochs} epochs in {seconds:.1f} s")  # fmt: skip
+    return 128 + stop.received if stop.received else 0
+
+
+@click.command()
+@_MODEL
+@_DATA
+@_OUTPUT
+@click.option("--means", is_flag=True, help="Posterior means of the latents instead of the codes.")
+@_JSON
+def encode(model: str, data: str, output: str, means: bool, as_json: bool) -> int:
+    """Write the most probable binary code of each row of DATA."""
+    return _apply(model, data, output, as_json, lambda est: est.transform if means else est.encode)
+
+
+@click.command()
+@_MODEL
+@_DATA
+@_OUTPUT
+@_JSON
+def reconstruct(model: str, data: str, output: str, as_json: bool) -> int:
+    """Write estimates of DATA without noise and gaps."""
+    return _apply(model, data, output, as_json, lambda est: est.reconstruct)
+
+
+@click.command()
+@_MODEL
+@_DATA
+@_OUTPUT
+@_JSON
+def score(model: str, data: str, output: str, as_json: bool) -> int:
+    """Write the ELBO of each row of DATA, in nats."""
+    return _apply(model, data, output, as_json, lambda est: est.score_samples)
+
+
+@click.command()
+@_MODEL
+@click.option("-n", "n_samples", type=click.IntRange(min=1), default=16, show_default=True)
+@_OUTPUT
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@_JSON
+def sample(model: str, n_samples: int, output: str, seed: int, as_json: bool) -> int:
+    """Draw data from a model."""
+    from truvae.estimator import TVAE
+    from truvae.tables import check_table_output, write_table
+
+    check_table_output(Path(output))
+    values = TVAE.load(model).sample(n_samples, seed)
+    write_table(Path(output), values)
+    record = {"model": model, "output": output, "seed": seed, "shape": list(values.shape)}
+    return _print(record, {"as_json": as_json}, "{output}  {shape}")
+
+
+@click.command()
+@_MODEL
+@_JSON
+def info(model: str, as_json: bool) -> int:
+    """Say what a saved model is."""
+    from truvae.saving import read_head
+
+    head = read_head(Path(model))
+    config = head["config"]
+    record = {
+        "model": model,
+        "truvae": head["truvae"],
+        "kind": "estimator" if "params" in config else "model",
+        "decoder": head["decoder"],
+        "noise": head["noise"],
+        "n_features": config.get("n_features"),
+        "epochs": len(config.get("history", [])),
+        "elbo": config["history"][-1]["elbo"] if config.get("history") else None,
+    }
+    if as_json:
+        print(json.dumps(record, allow_nan=False))
+    else:
+        for name, value in record.items():
+            print(f"{name:12} {json.dumps(value) if isinstance(value, dict) else value}")
+    return 0
+
+
+COMMANDS = (fit, encode, reconstruct, score, sample, info)
+
+
+def _apply(
+    model: str, data: str, output: str, as_json: bool, method: Callable[[Any], Callable[..., Any]]
+) -> int:
+    """Write what a method of a saved estimator makes of a table."""
+    from truvae.tables import check_table_output, read_table, write_table
+
+    check_table_output(Path(output))
+    x = read_table(data)
+    from truvae.estimator import TVAE
+
+    values = method(TVAE.load(model))(x)
+    write_table(Path(output), values)
+    record = {"model": model, "input": data, "output": output, "shape": list(values.shape),
+              "mean": float(values.mean())}  # fmt: skip
+    return _print(record, {"as_json": as_json}, "{output}  {shape}  mean {mean:.6g}")
+
+
+def _describe(est: Any) -> dict[str, Any]:
+    import numpy as np
+
+    sigma = np.asarray(est.sigma_, float)
+    return {
+        "n_data": len(est.population_.words),
+        "n_features": est.n_features_in_,
+        "n_latents": est.n_latents,
+        "n_states": est.n_states,
+        "epochs": est.n_epochs_,
+        "elbo": est.elbo_,
+        "sigma": None if np.isnan(sigma).any() else sigma.tolist(),
+        "active_latents": float(est.pi_.sum()),
+        "device": str(est.model_.prior.pi.device),
+    }
+
+
+def _use_threads(options: dict[str, Any]) -> None:
+    if options["threads"]:
+        import torch
+
+        torch.set_num_threads(options["threads"])
+
+
+def _tell_epoch(epoch: Any) -> None:
+    print(
+        f"epoch {epoch.index + 1}  F {epoch.elbo:.2f}  sigma {epoch.sigma:.4g}  active latents "
+        f"{epoch.active_latents:.2f}  {epoch.seconds:.1f} s",
+        file=sys.stderr,
+    )
+
+
+def _print(record: dict[str, Any], options: dict[str, Any], line: str) -> int:
+    """Print a record as JSON, or as a line for people."""
+    print(json.dumps(record, allow_nan=False) if options["as_json"] else line.format(**record))
+    return 0

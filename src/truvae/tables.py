@@ -1,0 +1,141 @@
+"""Tables on disk: NPY, CSV and HDF5, rows by features, empty or NaN where values are missing."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from truvae.errors import InputError
+from truvae.io import check_place, whole_file
+
+Array = npt.NDArray[Any]
+
+EXTENSIONS = (".npy", ".csv", ".tsv", ".h5", ".hdf5")
+_HDF5 = (".h5", ".hdf5")
+# What stands for a missing value in CSV files, besides nothing.
+_MISSING = ("nan", "na", "n/a", "null", "none", "?")
+
+
+def read_table(name: str) -> Array:
+    """Read a table (n_samples, n_features) of numbers, NaN where missing.
+
+    Further axes, as of pictures, are flattened.
+
+    Parameters
+    ----------
+    name
+        A file; of an HDF5 file with several data sets, "file.h5:name".
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or holds no table of numbers.
+    """
+    path, _, dataset = name.partition(":") if Path(name.split(":")[0]).is_file() else (name, "", "")
+    kind = Path(path).suffix.lower()
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {name}")
+    if kind == ".npy":
+        values = _read_npy(Path(path))
+    elif kind in (".csv", ".tsv"):
+        values = _read_csv(Path(path))
+    elif kind in _HDF5:
+        values = _read_hdf5(Path(path), dataset)
+    else:
+        raise InputError(f"cannot tell the format of {path}: its extension must be one of "
+                         f"{', '.join(EXTENSIONS)}")  # fmt: skip
+    if values.ndim < 2 or values.size == 0:
+        raise InputError(f"{name} has shape {values.shape}: a table has rows and features")
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds {values.dtype} values: a table has integers or floats")
+    return values.reshape(len(values), -1)
+
+
+def check_table_output(path: Path) -> None:
+    """Check, before the work begins, that a table can be written to `path`.
+
+    Raises
+    ------
+    InputError
+        If its extension is not .npy, .csv or .tsv, or its folder is missing or closed.
+    """
+    check_place(path)
+    if path.suffix.lower() not in (".npy", ".csv", ".tsv"):
+        raise InputError(f"cannot write {path}: its extension must be .npy, .csv or .tsv")
+
+
+def write_table(path: Path, values: Array) -> None:
+    """Write a table, or numbers one below the other; the file appears complete or not at all."""
+    check_table_output(path)
+    with whole_file(path) as file:
+        if path.suffix.lower() == ".npy":
+            np.save(file, values)
+        else:
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+            whole = np.issubdtype(values.dtype, np.integer)
+            np.savetxt(file, values, "%d" if whole else "%.9g", delimiter)
+
+
+def _read_npy(path: Path) -> Array:
+    try:
+        values: Array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path} is no NPY file of numbers: {error}") from None
+    return values
+
+
+def _read_csv(path: Path) -> Array:
+    """Read numbers between commas, semicolons or tabs; a first line of names is left out."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is no text in UTF-8") from None
+    first = text.partition("\n")[0]
+    delimiter = max("\t;,", key=first.count)
+    rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
+    skipped = 1 if rows and not all(_is_number(cell) for cell in rows[0]) else 0
+    width = len(rows[skipped]) if len(rows) > skipped else 0
+    for number, row in enumerate(rows[skipped:], skipped + 1):
+        if len(row) != width:
+            raise InputError(f"{path}: row {number} has {len(row)} values, others {width}")
+        for column, cell in enumerate(row, 1):
+            if not _is_number(cell):
+                raise InputError(f"{path}: row {number}, column {column} is no number: {cell!r}")
+    return np.array([[_number(cell) for cell in row] for row in rows[skipped:]], dtype=np.float64)
+
+
+def _number(cell: str) -> float:
+    cell = cell.strip()
+    return math.nan if not cell or cell.lower() in _MISSING else float(cell)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        _number(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_hdf5(path: Path, dataset: str) -> Array:
+    try:
+        import h5py
+    except ImportError:
+        raise InputError("reading HDF5 needs h5py: pip install 'truvae[hdf5]'") from None
+    try:
+        with h5py.File(path) as file:
+            names: list[str] = []
+            file.visititems(lambda n, item: names.append(n) if hasattr(item, "shape") else None)
+            if dataset not in names and not (dataset == "" and len(names) == 1):
+                raise InputError(f"say which data set of {path}: {path}:NAME with NAME one of "
+                                 f"{', '.join(names)}")  # fmt: skip
+            values: Array = file[dataset or names[0]][()]
+    except OSError as error:
+        raise InputError(f"{path} is no HDF5 file: {error}") from None
+    return np.asarray(values)
+
+
+__all__ = ["EXTENSIONS", "check_table_output", "read_table", "write_table"]

@@ -1,0 +1,119 @@
+"""fit, encode, reconstruct, score, sample and info, as users call them; and tables on disk."""
+
+import json
+
+import numpy as np
+import pytest
+from test_cli import truvae
+from test_estimator import table
+
+from truvae import TVAE, InputError
+from truvae.tables import read_table, write_table
+
+
+def run(*arguments):
+    return truvae(*map(str, arguments))
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Return a folder with data.csv, which misses values, and a model of it."""
+    folder = tmp_path_factory.mktemp("tables")
+    x, _ = table(missing=0.1)
+    lines = [",".join(f"gene{i}" for i in range(12))]
+    lines += [",".join("" if np.isnan(v) else f"{v:.9g}" for v in row) for row in x]
+    (folder / "data.csv").write_text("\n".join(lines) + "\n")
+    done = run("fit", folder / "data.csv", "-o", folder / "model", "--latents", 8, "--hidden", 8,
+               "--states", 8, "--epochs", 3, "--json", "-q")  # fmt: skip
+    return folder, x, done
+
+
+def test_fit_says_what_was_learned(fitted):
+    folder, x, done = fitted
+    assert done.returncode == 0 and done.stderr == ""
+    record = json.loads(done.stdout)
+    assert record["n_data"] == 300 and record["n_features"] == 12 and record["epochs"] == 3
+    est = TVAE(n_latents=8, hidden=(8,), n_states=8, max_epochs=3, random_state=0).fit(x)
+    assert record["elbo"] == pytest.approx(est.elbo_, rel=1e-3)
+    assert record["sigma"] == pytest.approx(est.sigma_, rel=1e-3)
+    assert sorted(p.name for p in (folder / "model").iterdir()) == [
+        "config.json", "model.safetensors"
+    ]  # fmt: skip
+
+
+def test_what_the_commands_write_is_what_the_estimator_says(fitted):
+    folder, x, _ = fitted
+    est = TVAE.load(folder / "model")
+    np.save(folder / "data.npy", x)
+    for arguments, expected in [
+        (["encode"], est.encode(x)),
+        (["encode", "--means"], est.transform(x)),
+        (["reconstruct"], est.reconstruct(x)),
+        (["score"], est.score_samples(x)),
+    ]:
+        done = run(arguments[0], folder / "model", folder / "data.npy", "-o", folder / "out.npy",
+                   *arguments[1:])  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        np.testing.assert_allclose(np.load(folder / "out.npy"), expected, rtol=1e-4, atol=1e-4)
+    assert run("sample", folder / "model", "-n", 5, "-o", folder / "drawn.csv").returncode == 0
+    np.testing.assert_allclose(read_table(str(folder / "drawn.csv")), est.sample(5, 0), rtol=1e-5)
+    told = json.loads(run("info", folder / "model", "--json").stdout)
+    assert told["kind"] == "estimator" and told["noise"]["kind"] == "Gaussian"
+    assert told["decoder"]["sizes"] == [8, 8, 12]
+
+
+def test_bad_input_is_one_line_and_nothing_is_written(fitted, tmp_path):
+    folder, _, _ = fitted
+    out, data = tmp_path / "x.npy", folder / "data.csv"
+    for arguments, message in [
+        (["fit", folder / "none.npy", "-o", tmp_path / "m"], "there is no file"),
+        (["fit", data, "-o", folder], "holds other things"),
+        (["fit", data, "-o", tmp_path / "m", "--latents", 2], "only 4 states"),
+        (["encode", folder, data, "-o", out], "it has no config.json"),
+        (["encode", folder / "model", data, "-o", f"{out}.png"], "must be .npy"),
+    ]:
+        done = run(*arguments)
+        assert done.returncode == 2 and message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["t.npy", "t.csv", "t.tsv"])
+def test_tables_come_back_as_they_were(tmp_path, name):
+    x = np.array([[1.5, np.nan, -3e-7], [2.0, 1e9, 0.1]])
+    write_table(tmp_path / name, x)
+    np.testing.assert_allclose(read_table(str(tmp_path / name)), x, rtol=1e-8)
+    write_table(tmp_path / name, np.eye(3, dtype=np.uint8))
+    np.testing.assert_array_equal(read_table(str(tmp_path / name)), np.eye(3))
+
+
+def test_hdf5(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    x = np.arange(12.0).reshape(3, 2, 2)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["one/x"] = x
+    np.testing.assert_array_equal(read_table(str(tmp_path / "a.h5")), x.reshape(3, 4))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["y"] = x[0]
+    np.testing.assert_array_equal(read_table(f"{tmp_path}/a.h5:y"), x[0])
+    with pytest.raises(InputError, match="one of one/x, y"):
+        read_table(str(tmp_path / "a.h5"))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("a,b\n1,2\n3\n", "row 3 has 1 values, others 2"),
+    ("1,2\n3,x\n", "row 2, column 2 is no number: 'x'"),
+    ("", "a table has rows and features"),
+])  # fmt: skip
+def test_bad_tables_are_told(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_table(str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_names_gaps_and_delimiters(tmp_path, delimiter):
+    lines = [["a", "b"], ["1", "NA"], ["", "2.5"], ["3", "nan"]]
+    (tmp_path / "t.csv").write_text("\n".join(map(delimiter.join, lines)))
+    expected = [[1, np.nan], [np.nan, 2.5], [3, np.nan]]
+    np.testing.assert_array_equal(read_table(str(tmp_path / "t.csv")), expected)
