@@ -2,6 +2,7 @@
 # make test    the test suite            (make test ARGS="-k bits")
 # make check   linters, types, and a smoke test of the built wheel in a fresh environment
 # make bench   the benchmarks            (make bench ARGS=...)
+# make docs    the documentation, with its tutorials executed: site/index.html
 # make clean   remove everything that the above have made
 #
 # All share one environment, .venv. On Linux without a GPU, point PIP_EXTRA_INDEX_URL to PyTorch's
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
@@ -36,8 +37,12 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
+docs: $(VENV)/.installed-docs
+	rm -rf site
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs site $(ARGS)
+
 clean:
-	rm -rf $(VENV) build dist demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo site docs/gallery_of_tutorials .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Empty files stand for what .venv holds: the package alone, or with the extra of that name.

@@ -181,7 +181,7 @@ def unique(words: Tensor) -> Distinct:
 def random(
     shape: tuple[int, ...], n_latents: int, probability: float, generator: torch.Generator
 ) -> Tensor:
-    """Draw codes of the given `shape` with independent bits: (*shape, W) int64.
+    """Draw codes of the given `shape` with independent bits: int64, W words in a last axis.
 
     Sixteen random words make one word of bits that are set with `probability` to 2^-17: each
     binary digit of the probability, from the last to the first, takes the union of a fair word

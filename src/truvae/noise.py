@@ -130,7 +130,7 @@ class Gaussian(Noise):
     def data_terms(self, x: Tensor) -> Tensor:
         """Return what data points (B, D), NaN where missing, bring to log-likelihoods: (B, K).
 
-        The log-likelihood is (x.mu - |mu|^2 / 2 - |x|^2 / 2) / sigma2 + const: one product of
+        The log-likelihood is ``(x.mu - |mu|^2 / 2 - |x|^2 / 2) / sigma2 + const``: one product of
         these terms with `state_terms` scores all pairs.
         """
         observed = x.isfinite()

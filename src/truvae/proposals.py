@@ -75,6 +75,7 @@ SELECTIONS: dict[str, Selection] = {
     "best": best,
     "released": released,
 }
+"""The laws by which parents are drawn, by name."""
 
 
 def randflip(parents: Tensor, n_children: int, pool: Pool) -> Tensor:
