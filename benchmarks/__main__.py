@@ -15,6 +15,7 @@ from benchmarks import (
     paper_house,
     patches,
     scaling,
+    tables,
 )
 
 MODULES = (
@@ -30,6 +31,7 @@ MODULES = (
     cifar,
     inpainting,
     microscopy,
+    tables,
 )
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 commands = parser.add_subparsers(required=True)
