@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	$(BIN)/truvae demo -o demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
