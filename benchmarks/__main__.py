@@ -9,6 +9,7 @@ from benchmarks import (
     correlated_bars,
     denoise,
     engine,
+    gallery,
     inpainting,
     microscopy,
     operators,
@@ -32,6 +33,7 @@ MODULES = (
     inpainting,
     microscopy,
     tables,
+    gallery,
 )
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
 commands = parser.add_subparsers(required=True)

@@ -9,12 +9,14 @@ from typing import Any
 from benchmarks.report import OUT
 
 
-def truvae(task: str, source: Path, stem: str, *arguments: object) -> dict[str, Any]:
+def truvae(
+    task: str, source: Path, stem: str, *arguments: object, suffix: str = ".png"
+) -> dict[str, Any]:
     """Run `truvae denoise` or `truvae inpaint` on a picture, keep the result as OUT/stem.png.
 
     Returns the object that `--json` prints.
     """
-    command = [sys.executable, "-m", "truvae", task, source, "-o", OUT / f"{stem}.png",
+    command = [sys.executable, "-m", "truvae", task, source, "-o", OUT / f"{stem}{suffix}",
                *arguments, "--json", "-q"]  # fmt: skip
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     if done.returncode:
