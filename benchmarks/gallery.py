@@ -38,7 +38,7 @@ def cases() -> dict[str, Case]:
         ),
         "missing": Case(_crop(data.astronaut(), 20, 130), _dropped, "inpaint"),
         "scratches": Case(_crop(data.coins(), 60, 20), _scratched, "inpaint"),
-        "photons": Case(2.0 * _crop(data.cell(), 270, 290), _counted, "denoise"),
+        "photons": Case(_crop(data.cell(), 270, 310), _counted, "denoise"),
     }
 
 
