@@ -53,6 +53,8 @@ def run(options: argparse.Namespace) -> None:
             rows.append([case, method, str(len(runs)), level, seconds, sigma,
                          f"{np.mean(errors):.2f}" if errors else "", memory,
                          CASES[case][2]])  # fmt: skip
+    if not rows:
+        raise SystemExit("there is no preset for this picture: choose others")
     header = ["picture", "method", "draws", "dB (sd)", "seconds, median", "sigma told",
               "error at hidden pixels", "peak MB", "paper dB"]  # fmt: skip
     text = (

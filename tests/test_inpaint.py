@@ -135,6 +135,12 @@ def test_an_axis_of_three_or_four_is_taken_for_colour_with_a_warning():
     with pytest.warns(UserWarning, match="channel_axis=-1"):
         guessed = truvae.denoise(noisy, **TINY)
     np.testing.assert_array_equal(guessed, truvae.denoise(noisy, channel_axis=-1, **TINY))
+    mask = gaps_of(noisy.shape[:2])
+    with pytest.warns(UserWarning, match="channel_axis=-1"):
+        guessed = truvae.inpaint(noisy, mask, **TINY)
+    np.testing.assert_array_equal(guessed, truvae.inpaint(noisy, mask, channel_axis=-1, **TINY))
+    with pytest.raises(InputError, match="there is no channel_axis 5"):
+        truvae.inpaint(noisy, mask, channel_axis=5)
 
 
 def test_channels_may_have_noise_of_their_own():

@@ -50,10 +50,9 @@ def frames_of(image: npt.ArrayLike, channel_axis: int | None) -> tuple[Array, in
 
 def _channel_axis(array: Array, channel_axis: int | None) -> int | None:
     if channel_axis is not None:
-        if not -array.ndim <= channel_axis < array.ndim:
-            raise InputError(f"there is no channel_axis {channel_axis} in shape {array.shape}")
+        _check_axis(array, channel_axis)
         return channel_axis
-    if array.ndim == 3 and array.shape[-1] in (3, 4):
+    if _looks_coloured(array):
         warnings.warn(
             f"the last axis of shape {array.shape} is taken for colour channels: say "
             "channel_axis=-1 if it is",
@@ -61,6 +60,15 @@ def _channel_axis(array: Array, channel_axis: int | None) -> int | None:
         )
         return -1
     return None
+
+
+def _check_axis(array: Array, channel_axis: int) -> None:
+    if not -array.ndim <= channel_axis < array.ndim:
+        raise InputError(f"there is no channel_axis {channel_axis} in shape {array.shape}")
+
+
+def _looks_coloured(array: Array) -> bool:
+    return array.ndim == 3 and array.shape[-1] in (3, 4)
 
 
 def check_frames(frames: Array, together: bool) -> None:
@@ -98,8 +106,11 @@ def masked(image: npt.ArrayLike, mask: npt.ArrayLike | None, channel_axis: int |
     if mask is None:
         return array
     unknown = np.asarray(mask) != 0
-    if unknown.shape != array.shape and channel_axis is not None:
-        unknown = np.expand_dims(unknown, channel_axis)
+    axis = -1 if channel_axis is None and _looks_coloured(array) else channel_axis
+    if axis is not None:
+        _check_axis(array, axis)
+    if axis is not None and unknown.ndim == array.ndim - 1:
+        unknown = np.expand_dims(unknown, axis)
     try:
         unknown = np.broadcast_to(unknown, array.shape)
     except ValueError:

@@ -277,7 +277,7 @@ def _reported(source: Path, target: Path, options: dict[str, Any], stop: "StopSi
         record = {"input": str(source), "error": _one_line(error)}
         print(f"truvae: error: {record['error']}", file=sys.stderr)
     if options["as_json"]:
-        print(json.dumps(record), flush=True)
+        print(json.dumps(record, allow_nan=False), flush=True)
     elif "error" not in record:
         print(summary(record), flush=True)
     return "error" not in record
