@@ -44,6 +44,7 @@ KEYS = set(
         "seconds_per_epoch",
         "peak_memory_mb",
         "report",
+        "saved_model",
         "version",
     ]
 )

@@ -7,7 +7,7 @@ import pytest
 from test_cli import truvae
 from test_estimator import table
 
-from truvae import TVAE, InputError
+from truvae import TVAE, InputError, load_model
 from truvae.tables import read_table, write_table
 
 
@@ -117,3 +117,25 @@ def test_names_gaps_and_delimiters(tmp_path, delimiter):
     (tmp_path / "t.csv").write_text("\n".join(map(delimiter.join, lines)))
     expected = [[1, np.nan], [np.nan, 2.5], [3, np.nan]]
     np.testing.assert_array_equal(read_table(str(tmp_path / "t.csv")), expected)
+
+
+def test_the_model_of_a_picture_is_saved(tmp_path):
+    noisy = np.random.default_rng(0).normal(100, 20, (24, 24)).astype(np.float32)
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / name, noisy)
+    (tmp_path / "models").mkdir()
+    done = run("denoise", tmp_path / "a.npy", tmp_path / "b.npy", "-o", tmp_path / "models",
+               "--save-model", tmp_path / "models", "--epochs", 2, "--json", "-q")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["saved_model"] for record in records] == [
+        str(tmp_path / "models" / stem) for stem in "ab"
+    ]
+    saved = load_model(tmp_path / "models" / "a")
+    assert saved.model.n_latents == records[0]["n_latents"]
+    assert saved.config["spread"][0] == pytest.approx(noisy.std(), rel=1e-3)
+    told = json.loads(run("info", tmp_path / "models" / "a", "--json").stdout)
+    assert told["kind"] == "restoration" and told["patch_size"] == records[0]["patch_size"]
+    assert told["elbo"] == pytest.approx(records[0]["elbo"])
+    done = run("denoise", tmp_path / "a.npy", "-o", tmp_path / "x.npy", "--save-model", tmp_path)
+    assert done.returncode == 2 and "holds other things" in done.stderr

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ _RUN_OPTIONS = [
         metavar="FILE",
         help="Write a page (.html) with the picture before and after, and what was learned; "
         "a folder if there are several IN.",
+    ),
+    click.option(
+        "--save-model",
+        metavar="DIR",
+        help="Save the model of the patches (the first of its kind) as a folder.",
     ),
 ]
 _MODEL_OPTIONS = [
@@ -175,11 +181,13 @@ def demo(output: str, **options: Any) -> int:
     clean, before, after = (folder / f"{name}.png" for name in ("clean", "before", "after"))
     check_output(after)
     (page,) = _pages(options["report"], False, [after])
+    (model,) = _models(options["save_model"], False, [after])
     picture = camera()[30:286, 110:366]
     noisy = add_noise(picture, _DEMO_SIGMA, options["seed"])
     write_picture(clean, Picture(picture))
     write_picture(before, Picture(to_dtype(noisy, picture.dtype)))
-    options |= {"add_noise": _DEMO_SIGMA, "reference": None, "quality": "fast", "report": page}
+    options |= {"add_noise": _DEMO_SIGMA, "reference": None, "quality": "fast"}
+    options |= {"report": page, "save_model": model}
     with StopSignals() as stop:
         done = _reported(clean, after, options, stop)
     return 128 + stop.received if stop.received else 0 if done else _BAD_INPUT
@@ -188,11 +196,13 @@ def demo(output: str, **options: Any) -> int:
 def _all_files(inputs: tuple[str, ...], output: str, options: dict[str, Any]) -> int:
     """Restore one file after the other; return the exit status."""
     jobs = _jobs(inputs, output)
-    pages = _pages(options["report"], _several(inputs), [target for _, target in jobs])
+    several, targets = _several(inputs), [target for _, target in jobs]
+    pages = _pages(options["report"], several, targets)
+    models = _models(options["save_model"], several, targets)
     with StopSignals() as stop:
         done = [
-            _reported(source, target, options | {"report": page}, stop)
-            for (source, target), page in zip(jobs, pages, strict=True)
+            _reported(source, target, options | {"report": page, "save_model": model}, stop)
+            for (source, target), page, model in zip(jobs, pages, models, strict=True)
         ]
     if stop.received:
         return 128 + stop.received
@@ -230,22 +240,38 @@ def _check_distinct(targets: list[Path]) -> None:
 
 
 def _pages(report: str | None, several: bool, targets: list[Path]) -> list[Path | None]:
-    """Return where the report of each output goes: to a file, or those of several to a folder."""
+    """Return where the report of each output goes."""
     if report is None:
         return [None] * len(targets)
     from truvae.report import check_report
 
-    if several and not Path(report).is_dir():
+    return _beside(
+        "reports", Path(report), several, [f"{t.stem}.html" for t in targets], check_report
+    )
+
+
+def _models(folder: str | None, several: bool, targets: list[Path]) -> list[Path | None]:
+    """Return where the model of each output goes."""
+    if folder is None:
+        return [None] * len(targets)
+    from truvae.saving import check_folder
+
+    return _beside("models", Path(folder), several, [t.stem for t in targets], check_folder)
+
+
+def _beside(
+    what: str, given: Path, several: bool, names: list[str], check: Callable[[Path], None]
+) -> list[Path | None]:
+    """Return where to write beside the outputs: as given or, of several, into a folder."""
+    if several and not given.is_dir():
         raise InputError(
-            f"several reports go to a folder, and {report} is not one: give an existing folder"
+            f"several {what} go to a folder, and {given} is not one: give an existing folder"
         )
-    pages = [
-        Path(report) / f"{target.stem}.html" if several else Path(report) for target in targets
-    ]
-    _check_distinct(pages)
-    for page in pages:
-        check_report(page)
-    return [*pages]
+    places = [given / name if several else given for name in names]
+    _check_distinct(places)
+    for place in places:
+        check(place)
+    return [*places]
 
 
 def _lossless(name: str) -> str:

@@ -79,7 +79,7 @@ def restore_file(
     source, target
         The file to read and the one to write.
     options
-        Those of the command line, "report" as the path of the page or None; with "mask", "drop"
+        Those of the command line, "report" and "save_model" as paths or None; with "mask", "drop"
         and so on for `truvae inpaint`.
     start
         When the work began, by `time.perf_counter`.
@@ -105,6 +105,9 @@ def restore_file(
     record |= {"input": str(source), "output": str(target), "shape": list(picture.data.shape)}
     record |= _measure(experiment, restored, picture.channels) | _cost(start)
     record |= {"notes": [*notes, *late], "report": options["report"] and str(options["report"])}
+    record |= {"saved_model": options["save_model"] and str(options["save_model"])}
+    if options["save_model"]:
+        _save_model(options["save_model"], result)
     if options["report"]:
         from truvae.report import write_report
 
@@ -112,6 +115,22 @@ def restore_file(
         result = replace(result, restored=restored)
         write_report(options["report"], result, experiment.seen, record, channel_axis=axis)
     return record
+
+
+def _save_model(folder: Path, result: "Result") -> None:
+    """Save the model of standardised patches, and how to come back from these."""
+    from truvae.saving import save_model
+
+    config = {
+        "kind": "restoration",
+        "patch_size": result.settings.patch_size,
+        "covariance": result.settings.covariance,
+        "offset": result.offset.tolist(),
+        "spread": result.spread.tolist(),
+        "poisson_gaussian": result.noise and [[n.gain, n.variance] for n in result.noise],
+        "elbo": result.elbo,
+    }
+    save_model(folder, result.model, config)
 
 
 def add_noise(picture: Array, sigma: float, seed: int) -> Array:

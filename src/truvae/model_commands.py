@@ -134,15 +134,17 @@ def info(model: str, as_json: bool) -> int:
 
     head = read_head(Path(model))
     config = head["config"]
+    history = config.get("history", [])
     record = {
         "model": model,
         "truvae": head["truvae"],
-        "kind": "estimator" if "params" in config else "model",
+        "kind": config.get("kind", "estimator" if "params" in config else "model"),
         "decoder": head["decoder"],
         "noise": head["noise"],
         "n_features": config.get("n_features"),
-        "epochs": len(config.get("history", [])),
-        "elbo": config["history"][-1]["elbo"] if config.get("history") else None,
+        "patch_size": config.get("patch_size"),
+        "epochs": len(history) or None,
+        "elbo": history[-1]["elbo"] if history else config.get("elbo"),
     }
     if as_json:
         print(json.dumps(record, allow_nan=False))
