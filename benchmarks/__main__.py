@@ -7,6 +7,7 @@ from benchmarks import (
     bars,
     cifar,
     correlated_bars,
+    decoder,
     denoise,
     engine,
     gallery,
@@ -33,6 +34,7 @@ MODULES = (
     inpainting,
     microscopy,
     tables,
+    decoder,
     gallery,
 )
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
