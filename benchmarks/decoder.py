@@ -86,8 +86,8 @@ def run(options: argparse.Namespace) -> None:
     text = (
         f"A convolutional decoder of one's own (64 latents to {SIDE} x {SIDE} pixels) in "
         f"`training.fit`, {options.n_data} data points, S = {N_STATES}, seed {options.seed}: "
-        "seconds of an epoch, and of its bare forward and backward passes with the products that score the "
-        f"same states, in the same run. {machine()}."
+        "seconds of an epoch, and of its bare forward and backward passes with the products that "
+        f"score the same states, in the same run. {machine()}."
     )
     rows = [[str(i), f"{a:.2f}", f"{b:.2f}", f"{r:.2f}"]
             for i, (a, b, r) in enumerate(zip(loop, bare, ratios, strict=True))]  # fmt: skip
