@@ -251,3 +251,38 @@ def test_bad_folders_are_told(tmp_path):
     (tmp_path / "new" / "model.safetensors").write_bytes(b"no")
     with pytest.raises(InputError, match="cannot be read"):
         truvae.load_model(tmp_path / "new")
+
+
+def test_a_folder_with_anything_else_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other things"):
+        truvae.save_model(tmp_path, truvae.datasets.bars())
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_data_in_any_memory_order_and_numbers_of_numpy_are_saved(tmp_path):
+    x, _ = table()
+    est = TVAE(**SMALL | {"n_latents": np.int64(8)}).fit(np.asfortranarray(x))
+    est.save(tmp_path / "model")
+    np.testing.assert_allclose(TVAE.load(tmp_path / "model").pi_, est.pi_)
+
+
+def test_a_constant_feature_is_harmless():
+    x, _ = table()
+    x[:, 4] = 0.1
+    est = TVAE(**SMALL, noise="gaussian-per-feature").fit(x)
+    assert np.isfinite(est.score_samples(x + 1e-9)).all()
+    np.testing.assert_allclose(est.reconstruct(x)[:, 4], 0.1, atol=0.01)
+
+
+def test_a_decoder_with_dropout_says_the_same_twice():
+    x, _ = table()
+    decoder = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(8, 12))
+    est = TVAE(**SMALL, decoder=decoder).fit(x)
+    np.testing.assert_array_equal(est.score_samples(x), est.score_samples(x))
+
+
+def test_no_time_at_all_is_no_crash():
+    est = TVAE(**SMALL, time_budget=1e-9).fit(table()[0])
+    assert est.n_epochs_ == 0 and np.isnan(est.elbo_)

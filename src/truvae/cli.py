@@ -324,7 +324,7 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         status = _BAD_INPUT
-    except (click.ClickException, InputError) as error:
+    except (click.ClickException, InputError, OSError) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         print(f"truvae: error: {' '.join(message.split())}", file=sys.stderr)
         status = _BAD_INPUT

@@ -349,8 +349,10 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
 
     @property
     def elbo_(self) -> float:
-        """Mean of F_n over the rows in the last epoch, in nats, in units of the data."""
-        return self.history_[-1].elbo
+        """Mean of F_n over the rows in the last epoch, in nats, in units of the data; NaN if there
+        was time for none.
+        """
+        return self.history_[-1].elbo if self.history_ else math.nan
 
     @property
     def n_epochs_(self) -> int:
@@ -400,7 +402,8 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         prior = recipe.prior(data.device)
         prior.shared = self.shared_prior
         if self.decoder is not None:
-            model = Model(prior, deepcopy(self.decoder).to(data.device), noise)
+            # Codes are scored by what the decoder says of each: nothing in it may be drawn.
+            model = Model(prior, deepcopy(self.decoder).to(data.device).eval(), noise)
             _check_decoder(model, data)
             return model
         start = noise.outputs_for(data.nanmean(0))
@@ -412,21 +415,20 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         self, recipe: Recipe, data: Tensor, chunks: Chunks, generator: torch.Generator
     ) -> None:
         """Train, record each epoch, and call the callbacks."""
-        history: list[Epoch] = []
+        self.history_ = []
         entries = data.isfinite().double().mean(0).cpu().numpy()
         epochs = recipe.train(
             self.model_, self.population_, data, chunks, generator, Clock(self.time_budget)
         )
         for epoch in epochs:
-            history.append(self.scaling_.record(epoch, entries, self.model_.noise))
+            self.history_.append(self.scaling_.record(epoch, entries, self.model_.noise))
             # All of them see every epoch.
-            if any([callback(history[-1]) for callback in self.callbacks]):
+            if any([callback(self.history_[-1]) for callback in self.callbacks]):
                 break
-        self.history_ = history
 
     def _coordinates(self, data: Tensor) -> Tensor:
         """Return coordinates in which near rows look alike."""
-        return (_filled(data) - self._center) @ self._axes
+        return torch.where(data.isfinite(), data - self._center, 0.0) @ self._axes
 
     def _chunks(self, recipe: Recipe, coordinates: Tensor) -> Chunks:
         """Draw groups of near rows where these share states, else random ones."""
@@ -541,7 +543,8 @@ def _filled(data: Tensor) -> Tensor:
 def _principal_axes(data: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return the mean (D,) of complete data, and their leading principal axes in columns."""
     seed = generator.initial_seed() % (1 << 32)
-    pca = PCA(min(_COORDINATES, *data.shape), random_state=seed).fit(data.cpu().numpy())
+    with np.errstate(all="ignore"):  # of constant data no variance is explained
+        pca = PCA(min(_COORDINATES, *data.shape), random_state=seed).fit(data.cpu().numpy())
     center, axes = (torch.as_tensor(v).to(data) for v in (pca.mean_, pca.components_.T.copy()))
     return center, axes
 

@@ -3,12 +3,14 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from truvae.errors import InputError
 from truvae.options import RUN_OPTIONS, finite, numbers, one_of, with_options
 from truvae.signals import StopSignals
 
@@ -68,10 +70,12 @@ def fit(data: str, output: str, **options: Any) -> int:
             called.append(callbacks.progress_bar(leave=False))
         chosen = {name: options[name] for name in names}
         est = TVAE(**chosen, hidden=hidden, callbacks=called, random_state=options["seed"])
-        est.fit(x).save(output)
+        with _told_in_one_line():
+            est.fit(x)
+        est.save(output)
     record = {"input": data, "output": output, "kind": "table", "seed": options["seed"],
               **_describe(est), "seconds": time.perf_counter() - start}  # fmt: skip
-    _print(record, options, "{output}  F {elbo:.4g}  sigma {sigma}  {active_latents:.2f} active "
+    _print(record, options, "{output}  F {elbo}  sigma {sigma}  {active_latents:.2f} active "
            "latents  {epochs} epochs in {seconds:.1f} s")  # fmt: skip
     return 128 + stop.received if stop.received else 0
 
@@ -167,11 +171,22 @@ def _apply(
     x = read_table(data)
     from truvae.estimator import TVAE
 
-    values = method(TVAE.load(model))(x)
+    est = TVAE.load(model)
+    with _told_in_one_line():
+        values = method(est)(x)
     write_table(Path(output), values)
     record = {"model": model, "input": data, "output": output, "shape": list(values.shape),
               "mean": float(values.mean())}  # fmt: skip
     return _print(record, {"as_json": as_json}, "{output}  {shape}  mean {mean:.6g}")
+
+
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    """Tell what an estimator refuses as bad input, in one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _describe(est: Any) -> dict[str, Any]:
@@ -184,7 +199,7 @@ def _describe(est: Any) -> dict[str, Any]:
         "n_latents": est.n_latents,
         "n_states": est.n_states,
         "epochs": est.n_epochs_,
-        "elbo": est.elbo_,
+        "elbo": None if np.isnan(est.elbo_) else est.elbo_,
         "sigma": None if np.isnan(sigma).any() else sigma.tolist(),
         "active_latents": float(est.pi_.sum()),
         "device": str(est.model_.prior.pi.device),

@@ -97,7 +97,8 @@ def save_model(
         "noise": noise,
         "config": dict(config or {}),
     }
-    text = json.dumps(head, indent=1, allow_nan=False)
+    # Numbers of NumPy are numbers too.
+    text = json.dumps(head, indent=1, allow_nan=False, default=lambda number: number.item())
     weights = {
         "prior.pi": model.prior.pi,
         **_named("decoder", _plain(model.decoder).state_dict()),
@@ -108,11 +109,15 @@ def save_model(
         made = Path(aside) / "model"
         made.mkdir()
         # Tensors must not share memory in the file.
-        save_file({k: v.detach().cpu().clone() for k, v in weights.items()}, made / _WEIGHTS)
+        plain = torch.contiguous_format
+        copies = {k: v.detach().cpu().clone(memory_format=plain) for k, v in weights.items()}
+        save_file(copies, made / _WEIGHTS)
         (made / _CONFIG).write_text(text + "\n", "utf-8")
         if folder.exists():
-            folder.rename(Path(aside) / "old")
-        made.rename(folder)
+            for name in (_WEIGHTS, _CONFIG):
+                (made / name).replace(folder / name)
+        else:
+            made.rename(folder)
 
 
 def load_model(
@@ -186,8 +191,10 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"the folder {folder.parent} does not exist: create it first")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: a model is saved as a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _CONFIG).is_file():
+    if folder.is_dir() and not {path.name for path in folder.iterdir()} <= {_WEIGHTS, _CONFIG}:
         raise InputError(f"{folder} holds other things than a saved model: give a new folder")
+    if not os.access(folder if folder.is_dir() else folder.parent, os.W_OK):
+        raise InputError(f"{folder} cannot be written: choose another folder")
 
 
 def _plain(decoder: nn.Module) -> nn.Module:
@@ -224,7 +231,7 @@ def _activation_name(module: nn.Module) -> str:
 def _decoder(
     config: Mapping[str, Any], weights: Mapping[str, Tensor], decoder: nn.Module | None
 ) -> nn.Module:
-    if config["kind"] == "MLP":
+    if "sizes" in config:
         n_latents, *hidden, n_outputs = config["sizes"]
         output = config["output"] and _ACTIVATIONS[config["output"]]
         activation = _ACTIVATIONS[config["activation"]]
@@ -238,7 +245,7 @@ def _decoder(
         _plain(decoder).load_state_dict(_part("decoder", weights))
     except RuntimeError as error:
         raise InputError(f"the saved parameters do not fit the decoder: {error}") from None
-    return decoder
+    return decoder.eval()
 
 
 def _noise_config(noise: Noise) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -40,7 +40,9 @@ class Scaling:
         squares = np.square(x - offset)
         each = noise == "gaussian-per-feature"
         spread = np.sqrt(np.nanmean(squares, 0 if each else None))
-        spread = np.where(spread > 0, spread, 1.0)
+        # What is constant but for rounding errors has no spread.
+        rounding = 8 * np.finfo(x.dtype).eps * np.abs(offset if each else offset.max(initial=0))
+        spread = np.where(spread > rounding, spread, 1.0)
         return cls(offset, np.broadcast_to(spread, n_features).copy())
 
     @property

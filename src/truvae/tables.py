@@ -95,7 +95,7 @@ def _read_csv(path: Path) -> Array:
         raise InputError(f"{path} is no text in UTF-8") from None
     first = text.partition("\n")[0]
     delimiter = max("\t;,", key=first.count)
-    rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
+    rows = [row or [""] for row in csv.reader(text.rstrip().splitlines(), delimiter=delimiter)]
     skipped = 1 if rows and not all(_is_number(cell) for cell in rows[0]) else 0
     width = len(rows[skipped]) if len(rows) > skipped else 0
     for number, row in enumerate(rows[skipped:], skipped + 1):
