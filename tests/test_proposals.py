@@ -265,7 +265,7 @@ def pool_after(*search, n_data=6, n_states=4, n_latents=8):
         (PriorSamples(5), 5),
         (PosteriorSamples(5), 5),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_proposals_offer_as_many_states_as_they_say(search, n_offered):
     """And the pool knows their log-joints."""
