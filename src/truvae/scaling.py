@@ -41,7 +41,8 @@ class Scaling:
         each = noise == "gaussian-per-feature"
         spread = np.sqrt(np.nanmean(squares, 0 if each else None))
         # What is constant but for rounding errors has no spread.
-        rounding = 8 * np.finfo(x.dtype).eps * np.abs(offset if each else offset.max(initial=0))
+        size = np.abs(offset)
+        rounding = 8 * np.finfo(x.dtype).eps * (size if each else size.max())
         spread = np.where(spread > rounding, spread, 1.0)
         return cls(offset, np.broadcast_to(spread, n_features).copy())
 
