@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from truvae import bits
 from truvae.checks import device_called
-from truvae.chunks import Chunks, NearChunks, ShuffledChunks
+from truvae.chunks import Chunks
 from truvae.decoders import MLP
 from truvae.errors import InputError
 from truvae.inference import infer, nearest_states
@@ -37,8 +37,6 @@ Array = npt.NDArray[Any]
 NOISES = ("gaussian", "gaussian-per-feature", "bernoulli", "poisson")
 # Coordinates in which rows count as near.
 _COORDINATES = 48
-# Rows between one M-step and the next.
-_CHUNK = 2048
 # Least number of steps of the optimiser in an epoch, if the batches need not be too small for that.
 _BATCHES = 32
 # Parameters that are saved as they are.
@@ -185,7 +183,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         self.model_ = self._untrained(recipe, data, generator)
         self.population_ = recipe.states(len(data), generator)
         self._old = self._coordinates(data)
-        chunks = self._chunks(recipe, self._old)
+        chunks = recipe.chunks(len(data), self._old)
         self._train(recipe, data, chunks, generator)
         self._references = self._complete(data, chunks, recipe, generator)
         return self
@@ -430,12 +428,6 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         """Return coordinates in which near rows look alike."""
         return torch.where(data.isfinite(), data - self._center, 0.0) @ self._axes
 
-    def _chunks(self, recipe: Recipe, coordinates: Tensor) -> Chunks:
-        """Draw groups of near rows where these share states, else random ones."""
-        if not recipe.shares:
-            return ShuffledChunks(len(coordinates), recipe.group)
-        return NearChunks(coordinates, recipe.group, _CHUNK // recipe.group)
-
     def _inferred(self, X: npt.ArrayLike) -> "_Inferred":
         """Find the states of new data with the decoder fixed."""
         check_is_fitted(self)
@@ -445,7 +437,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         data = self.scaling_.standardise(X, device)
         coordinates = self._coordinates(data)
         population = nearest_states(coordinates, self._old, self.population_, generator)
-        chunks = self._chunks(recipe, coordinates)
+        chunks = recipe.chunks(len(data), coordinates)
         groups = [*infer(self.model_, population, data, chunks, recipe.search, generator)]
         return _Inferred(X, data, population, groups, generator)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from truvae.chunks import Chunks, NearChunks, ShuffledChunks
+from truvae.chunks import Chunks
 from truvae.fill import nearest_known
 from truvae.inference import nearest_states
 from truvae.model import Model
@@ -26,8 +26,6 @@ from truvae.training import Clock, Epoch, posterior
 
 # Principal components in which patches count as near.
 _FEATURES = 48
-# Patches between one M-step and the next.
-_CHUNK = 2048
 
 
 class Run(NamedTuple):
@@ -112,7 +110,7 @@ def fit_model(
     patches, generator = sample.patches, material.generator
     model, population = _start(material, patches, settings)
     coordinates = sample.coordinates if settings.shares else None
-    chunks = _chunks(settings, patches, coordinates)
+    chunks = settings.chunks(len(patches), coordinates)
     training = clock if n_frames == 1 else clock.before(n_frames).span(0, 0.5)
     epochs = 0
     for epoch in settings.train(model, population, patches, chunks, generator, training):
@@ -154,13 +152,6 @@ def _diagonal(material: Material, patches: Patches) -> DiagonalGaussian:
     return DiagonalGaussian(noise, basis, (energy - noise).clamp(min=0.02 * material.noise**2))
 
 
-def _chunks(settings: Settings, patches: Patches, coordinates: Tensor | None) -> Chunks:
-    """Draw groups of near patches where these share states, else random ones."""
-    if coordinates is None or not settings.shares:
-        return ShuffledChunks(len(patches), settings.group)
-    return NearChunks(coordinates, settings.group, _CHUNK // settings.group)
-
-
 def _estimate(
     model: Model,
     population: Population,
@@ -188,7 +179,7 @@ def _infer(
         patches = Patches(frame, settings.patch_size)
         coordinates = sample.features(Patches(pilot, settings.patch_size))
         start = nearest_states(coordinates, sample.coordinates, population, generator)
-        chunks = _chunks(settings, patches, coordinates)
+        chunks = settings.chunks(len(patches), coordinates)
         merged, bound = _estimate(
             model, start, patches, chunks, settings, settings.search, generator
         )

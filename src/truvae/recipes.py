@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from truvae.chunks import Chunks
+from truvae.chunks import Chunks, NearChunks, ShuffledChunks
 from truvae.decoders import MLP, relu
 from truvae.model import Bernoulli, Model
 from truvae.population import Population, SharedPool
@@ -19,6 +19,9 @@ from truvae.proposals import (
     pool_for,
 )
 from truvae.training import Clock, Cyclic, Data, Epoch, OneCycle, fit
+
+# Data points between one M-step and the next, where groups share states.
+_CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,14 @@ class Recipe:
     def prior(self, device: torch.device) -> Bernoulli:
         """Return the prior at the start: the same pi for all latents."""
         return Bernoulli(torch.full((self.n_latents,), self.activity, device=device))
+
+    def chunks(self, n_data: int, coordinates: Tensor | None) -> Chunks:
+        """Draw groups of near data points, by coordinates (N, K), where these share states, else
+        random ones.
+        """
+        if coordinates is None or not self.shares:
+            return ShuffledChunks(n_data, self.group)
+        return NearChunks(coordinates, self.group, _CHUNK // self.group)
 
     def states(self, n_data: int, generator: torch.Generator) -> Population:
         """Draw the first states: Bernoulli with the probabilities of the prior."""

@@ -8,7 +8,7 @@ pixels are left out of the likelihood, so that they follow from the known ones a
 and Mallat 2012, doi:10.1109/TIP.2011.2176743, do so with Gaussians that all patches share).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -133,20 +133,21 @@ def refine_rows(
             for part in rows.split(_ROWS):
                 distance = torch.cdist(pilot[part], references[near])
                 nearest = distance.topk(min(n_near, len(near)), largest=False).indices
-                refined[part] = _conditional(x[part], references[near[nearest]], sigma)
+                moments = _moments(references[near[nearest]])
+                refined[part] = _conditional(x[part][:, None], *moments, sigma**2, 0.0)[:, 0]
     return refined
 
 
-def _conditional(x: Tensor, near: Tensor, sigma: float) -> Tensor:
-    """Return the posterior means of rows (B, D), NaN where missing, under the Gaussians of their
-    similar rows (B, n, D).
+def _conditional(
+    x: Tensor, mean: Tensor, deviations: Tensor, sigma2: float, spare2: float
+) -> Tensor:
+    """Return the posterior means of data (B, k, D), NaN where missing, under the Gaussians of their
+    groups (see `_moments` and `_incomplete`).
     """
-    mean = near.mean(1, keepdim=True)
-    deviations = (near - mean) / near.shape[1] ** 0.5
-    known = x.isfinite()[:, None]
-    residual = (x.nan_to_num()[:, None] - mean) * known
-    solve = _solver(deviations)
-    return (mean + solve(deviations, residual, known.to(x), sigma**2, 0.0))[:, 0]
+    known = x.isfinite()
+    residual = (x - mean).masked_fill(~known, 0.0)
+    solve = _by_coefficients if deviations.shape[1] < deviations.shape[2] else _by_entries
+    return mean + solve(deviations, residual, known.to(x), sigma2, spare2)
 
 
 def _tiles(
@@ -186,9 +187,13 @@ def _group(pilot: Patches, near: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean (B, 1, D) of groups of patches (B, n), and the deviations from it over the
     root of n, (B, n, D), whose second moment is the covariance of the group.
     """
-    patches = pilot[near.flatten()].view(*near.shape, pilot.n_entries)
-    mean = patches.mean(1, keepdim=True)
-    return mean, (patches - mean) / near.shape[1] ** 0.5
+    return _moments(pilot[near.flatten()].view(*near.shape, pilot.n_entries))
+
+
+def _moments(group: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same of groups (B, n, D)."""
+    mean = group.mean(1, keepdim=True)
+    return mean, (group - mean) / group.shape[1] ** 0.5
 
 
 def _complete(
@@ -232,15 +237,8 @@ def _incomplete(
     near = near[:, :_ESTIMATED]
     rows = near.flatten()
     x = data[rows].view(*near.shape, -1)
-    known = x.isfinite()
-    residual = (x - mean).masked_fill(~known, 0.0)
-    estimate = mean + _solver(deviations)(deviations, residual, known.to(x), sigma2, spare2)
+    estimate = _conditional(x, mean, deviations, sigma2, spare2)
     return Posterior(rows, estimate.flatten(0, 1), estimate.new_zeros(len(rows)))
-
-
-def _solver(deviations: Tensor) -> Callable[[Tensor, Tensor, Tensor, float, float], Tensor]:
-    """Return the function that has fewer equations to solve with deviations (B, n, D)."""
-    return _by_coefficients if deviations.shape[1] < deviations.shape[2] else _by_entries
 
 
 def _by_coefficients(
