@@ -1,4 +1,4 @@
-"""Quality of a restored picture against a clean one."""
+"""Quality of a restored picture or recording against a clean one."""
 
 import math
 from typing import Any
@@ -9,6 +9,10 @@ import numpy.typing as npt
 from truvae.errors import InputError
 
 Array = npt.NDArray[Any]
+
+_FRAME = 0.032  # seconds, for the segmental SNR; frames overlap by half
+_LIMITS = (-10.0, 35.0)  # dB: beyond them, frames sound alike
+_SILENT = 40.0  # dB below the loudest frame
 
 
 def data_range(reference: Array) -> float:
@@ -86,12 +90,86 @@ def ssim(reference: Array, estimate: Array, *, channels: bool = False) -> float:
     return float(np.mean(values))
 
 
+def snr(reference: Array, estimate: Array) -> float:
+    """Return the signal-to-noise ratio in dB over all known samples of all channels.
+
+    10 log10(sum reference^2 / sum (reference - estimate)^2). It is NaN if the reference is silent.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> round(snr(np.array([3.0, -3.0]), np.array([3.3, -3.3])), 6)
+    20.0
+    """
+    _check_shapes(reference, estimate)
+    known = ~np.isnan(reference)
+    clean = reference[known].astype(float)
+    signal, error = _energy(clean), _energy(clean - estimate[known])
+    if not signal:
+        return math.nan
+    return 10 * math.log10(signal / error) if error else math.inf
+
+
+def segmental_snr(reference: Array, estimate: Array, sample_rate: float) -> float:
+    """Return the mean SNR in dB of frames of 32 ms that overlap by half.
+
+    The SNR of a frame is clamped to [-10, 35] dB (J. Hansen and B. Pellom, "An effective quality
+    evaluation protocol for speech enhancement algorithms", ICSLP 1998). Frames more than 40 dB
+    below the loudest, the range that STOI takes for speech (doi:10.1109/TASL.2011.2114881), are
+    left out. It is NaN if the reference is silent.
+
+    Parameters
+    ----------
+    reference, estimate
+        (n,) or (n, channels). Shorter ones than 32 ms are one frame.
+    sample_rate
+        Samples a second.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> clean = np.sin(np.arange(16000) / 9)
+    >>> round(segmental_snr(clean, 1.1 * clean, 16_000), 6)
+    20.0
+    >>> segmental_snr(clean, clean, 16_000)
+    35.0
+    """
+    _check_shapes(reference, estimate)
+    signal = _frame_energies(reference, sample_rate)
+    error = _frame_energies(reference - estimate.astype(float), sample_rate)
+    if not signal.any():
+        return math.nan
+    heard = signal > 10 ** (-_SILENT / 10) * signal.max()
+    with np.errstate(divide="ignore"):
+        levels = 10 * np.log10(signal[heard] / error[heard])
+    return float(np.clip(levels, *_LIMITS).mean())
+
+
+def _frame_energies(values: Array, sample_rate: float) -> Array:
+    """Return the energy of each frame and channel of (n,) or (n, channels)."""
+    length = min(len(values), max(1, round(_FRAME * sample_rate)))
+    frames = np.lib.stride_tricks.sliding_window_view(values.astype(float), length, axis=0)
+    return np.asarray((frames[:: max(1, length // 2)] ** 2).sum(-1))
+
+
+def _energy(values: Array) -> float:
+    return float((values**2).sum())
+
+
 def _check_shapes(reference: Array, estimate: Array) -> None:
     if reference.shape != estimate.shape:
         raise InputError(
-            f"the reference has shape {reference.shape}, the picture {estimate.shape}: "
+            f"the reference has shape {reference.shape}, the estimate {estimate.shape}: "
             "they must be equal"
         )
 
 
-__all__ = ["data_range", "psnr", "ssim"]
+__all__ = ["data_range", "psnr", "segmental_snr", "snr", "ssim"]
