@@ -20,7 +20,7 @@ from truvae.metrics import segmental_snr, snr
 
 RATE = 16_000
 SIGMA = 0.1
-# Folder, and seconds from where to where: fixed places that no pause begins.
+# Folder, and seconds from where to where: fixed places, where there is sound.
 CASES = {"lj": ("ljspeech", 0.5, 2.5), "digits": ("sc09", 0.0, 1.0), "bach": ("bach", 0.5, 2.5)}
 SPEECH = ("lj", "digits")
 QUALITIES = ("fast", "balanced", "best")
