@@ -3,6 +3,7 @@
 import argparse
 
 from benchmarks import (
+    audio,
     barbara,
     bars,
     cifar,
@@ -32,6 +33,7 @@ MODULES = (
     barbara,
     cifar,
     inpainting,
+    audio,
     microscopy,
     tables,
     decoder,

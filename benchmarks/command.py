@@ -12,7 +12,7 @@ from benchmarks.report import OUT
 def truvae(
     task: str, source: Path, stem: str, *arguments: object, suffix: str = ".png"
 ) -> dict[str, Any]:
-    """Run `truvae denoise` or `truvae inpaint` on a picture, keep the result as OUT/stem.png.
+    """Run `truvae denoise` or `truvae inpaint` on a file, keep the result as OUT/stem.png.
 
     Returns the object that `--json` prints.
     """
@@ -22,5 +22,6 @@ def truvae(
     if done.returncode:
         raise SystemExit(done.stderr)
     record: dict[str, Any] = json.loads(done.stdout)
-    print(stem, f"{record['psnr'] or 0:.3f} dB", f"{record['seconds']:.1f} s", file=sys.stderr)
+    level = record.get("psnr") or record.get("snr") or 0
+    print(stem, f"{level:.3f} dB", f"{record['seconds']:.1f} s", file=sys.stderr)
     return record

@@ -43,3 +43,22 @@ def tiles(path: Path, pictures: np.ndarray, columns: int, symmetric: bool = Fals
     axes = fields(pictures, n_columns=columns, symmetric=symmetric)
     axes.figure.savefig(path, dpi=150)
     plt.close(axes.figure)
+
+
+def spectrograms(path: Path, sounds: dict[str, np.ndarray], sample_rate: int) -> None:
+    """Draw named recordings (n,) side by side, over a range of 80 dB that all share."""
+    figure, axes = plt.subplots(
+        1, len(sounds), figsize=(4.5 * len(sounds), 3.5), sharey=True, layout="constrained"
+    )
+    top = max(float(np.abs(values).max()) for values in sounds.values()) or 1.0
+    for place, (name, values) in zip(axes, sounds.items(), strict=True):
+        # A little noise, far below the range shown, so that silence has a logarithm too.
+        floor = 1e-7 * top * np.random.default_rng(0).normal(size=len(values))
+        *_, image = place.specgram(values + floor, 512, sample_rate, noverlap=384, mode="magnitude",
+                                   scale="dB", cmap="magma")  # fmt: skip
+        image.set_clim(*(20 * np.log10(top) + np.array([-100, -20])))
+        place.set(title=name, xlabel="seconds")
+    axes[0].set(ylabel="Hz")
+    figure.colorbar(image, ax=axes, label="dB")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
