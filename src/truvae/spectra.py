@@ -66,7 +66,9 @@ def _floor(spectra: Array) -> float:
 
 
 @torch.no_grad()
-def spectral_look(noisy: Tensor, estimate: Tensor, sigma: float, sample_rate: float) -> Tensor:
+def spectral_look(
+    noisy: Tensor, estimate: Tensor, sigma: float, sample_rate: float
+) -> tuple[Tensor, Tensor]:
     """Restore a recording once more, given a first estimate of it, by the spectra of the estimate.
 
     Each coefficient of the spectrum of a window keeps the share p / (p + noise) of a Wiener
@@ -88,29 +90,31 @@ def spectral_look(noisy: Tensor, estimate: Tensor, sigma: float, sample_rate: fl
 
     Returns
     -------
-    The second estimate, same shape.
+    The second estimate, same shape, and its variance where the first one is right.
 
     Examples
     --------
     >>> g = torch.Generator().manual_seed(0)
     >>> clean = torch.sin(torch.arange(8000.0) * 0.1)[:, None]
     >>> noisy = clean + 0.3 * torch.randn(8000, 1, generator=g)
-    >>> second = spectral_look(noisy, noisy, 0.3, 16_000)
+    >>> second, _ = spectral_look(noisy, noisy, 0.3, 16_000)
     >>> bool((second - clean).square().mean() < (noisy - clean).square().mean() / 2)
     True
     """
-    total = torch.zeros(noisy.shape, dtype=torch.float64, device=noisy.device)
-    weight = torch.zeros_like(total)
+    sums = torch.zeros(3, *noisy.shape, dtype=torch.float64, device=noisy.device)
     lengths = {round(seconds * sample_rate / _STEPS) * _STEPS for seconds in _LENGTHS}
-    for length in sorted(lengths & {*range(_STEPS, len(noisy) + 1)}):
-        _add_windows(total, weight, noisy, estimate, sigma, length)
-    return torch.where(weight > 0, total / weight, estimate.double()).to(noisy)
+    for length in sorted(lengths & {*range(_STEPS, len(noisy) + 1)}) or [_STEPS]:
+        restored, left = _windowed(noisy, estimate, sigma, length)
+        trust = left.clamp(min=_LEAST_LEFT).pow(-_SELECTION)
+        sums += trust * torch.stack([restored, left * sigma**2, torch.ones_like(left)])
+    restored, variance = sums[:2] / sums[2]
+    return restored, variance
 
 
-def _add_windows(
-    total: Tensor, weight: Tensor, noisy: Tensor, estimate: Tensor, sigma: float, length: int
-) -> None:
-    """Add the estimates of all windows of one length, and their weights."""
+def _windowed(
+    noisy: Tensor, estimate: Tensor, sigma: float, length: int
+) -> tuple[Tensor, Tensor]:
+    """Return the estimate by windows of one length, and what share of the noise it leaves, (n, K)."""
     step, n = length // _STEPS, len(noisy)
     # Beyond both ends the recording goes on as its mirror image, so that all of it is well covered.
     inner = length - step
@@ -118,23 +122,23 @@ def _add_windows(
     mirrored = [
         torch.nn.functional.pad(x.T[None], ends, mode="reflect")[0] for x in (noisy, estimate)
     ]
-    shape = torch.hann_window(length, device=noisy.device)
-    noise = sigma**2 * float(shape.square().sum())
     frames = [x.unfold(1, length, step) for x in mirrored]
-    sums = total.new_zeros(2, noisy.shape[1], mirrored[0].shape[1])
+    shape = torch.hann_window(length, device=noisy.device)
+    square = shape.square()
+    noise = sigma**2 * float(square.sum())
+    sums = torch.zeros(3, *mirrored[0].shape, dtype=torch.float64, device=noisy.device)
     offsets = torch.arange(length, device=noisy.device)
     for rows in torch.arange(frames[0].shape[1], device=noisy.device).split(_BLOCK):
         data, pilot = (torch.fft.rfft(x[:, rows] * shape) for x in frames)
         power = pilot.abs().square()
         gain = power / (power + noise)
-        left = gain.mean(2, keepdim=True).double().clamp(min=_LEAST_LEFT)
-        trust = left.pow(-_SELECTION)
-        values = torch.fft.irfft(data * gain, length) * shape * trust
+        kept = torch.fft.irfft(data * gain, length) * shape
+        left = gain.mean(2, keepdim=True) * square
         place = (rows[:, None] * step + offsets).flatten()
-        sums[0].index_add_(1, place, values.flatten(1))
-        sums[1].index_add_(1, place, (shape.square() * trust).flatten(1))
-    total += sums[0, :, inner : inner + n].T
-    weight += sums[1, :, inner : inner + n].T
+        for part, values in zip(sums, (kept, left, square.expand_as(left)), strict=True):
+            part.index_add_(1, place, values.flatten(1).double())
+    restored, left, weight = sums[:, :, inner : inner + n]
+    return (restored / weight).T, (left / weight).T
 
 
 __all__ = ["noise_floor", "spectral_look"]

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from truvae.training import Posterior
+
 
 class Windows:
     """Windows of `length` samples of all channels of a recording, at any places.
@@ -85,4 +87,35 @@ def every(n: int, length: int, hop: int, device: torch.device) -> Tensor:
     return starts if last % hop == 0 else torch.cat([starts, starts.new_tensor([last])])
 
 
-__all__ = ["Windows", "every"]
+def merge(
+    windows: Windows, estimates: Iterable[Posterior], doubt: float
+) -> tuple[Tensor, Tensor]:
+    """Average overlapping estimates of windows into a recording, as `patches.merge` does pictures.
+
+    Parameters
+    ----------
+    windows
+        Where the estimates belong.
+    estimates
+        Posterior moments of windows that cover the recording, in any order and grouping.
+    doubt
+        Each window weighs 1 / (1 + v / doubt), with v its posterior variance.
+
+    Returns
+    -------
+    The recording (n, K) and the mean posterior variance of the windows around each sample, (n, K),
+    in float64.
+    """
+    sums = torch.zeros(3, windows.shape.numel(), dtype=torch.float64, device=windows.device)
+    for estimate in estimates:
+        variance = estimate.variance[:, None].double()
+        trust = (1 / (1 + variance / doubt)).expand_as(estimate.mean)
+        place = windows.pixels(estimate.rows).flatten()
+        sums[0].index_add_(0, place, (estimate.mean.double() * trust).flatten())
+        sums[1].index_add_(0, place, (variance * trust).flatten())
+        sums[2].index_add_(0, place, trust.flatten())
+    mean, variance = (sums[:2] / sums[2]).view(2, *windows.shape)
+    return mean, variance
+
+
+__all__ = ["Windows", "every", "merge"]
