@@ -4,12 +4,39 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from truvae.training import Posterior
+
+
+class Points(Protocol):
+    """Patches of a picture, or windows of a recording."""
+
+    @property
+    def n_entries(self) -> int:
+        """D, entries of each."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        ...
+
+    def __len__(self) -> int:
+        """Return their number, N."""
+        ...
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return those of `rows` (B,) as (B, D)."""
+        ...
+
+    def blocks(self) -> Iterable[Tensor]:
+        """Yield all in order, many at a time."""
+        ...
 
 
 class Patches:
@@ -91,7 +118,7 @@ class Patches:
         return line // n_rows, line % n_rows, rows % n_columns
 
 
-def principal_axes(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
+def principal_axes(patches: Points) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean (D,) of all patches, their variances (D,) along their principal axes in
     ascending order, and these axes in columns (D, D), in float64.
 
@@ -128,12 +155,12 @@ class Features:
     """(D, n), the leading principal axes in columns."""
 
     @classmethod
-    def of(cls, patches: Patches, n_features: int) -> "Features":
+    def of(cls, patches: Points, n_features: int) -> "Features":
         """Find the leading axes of patches."""
         mean, _, axes = principal_axes(patches)
         return cls(mean.float(), axes[:, -n_features:].float())
 
-    def __call__(self, patches: Patches) -> Tensor:
+    def __call__(self, patches: Points) -> Tensor:
         """Return the coordinates (N, n) of patches without gaps."""
         return torch.cat([(block - self.mean) @ self.axes for block in patches.blocks()])
 
@@ -194,16 +221,27 @@ def cosine_basis(size: int, n_channels: int = 1) -> Tensor:
     >>> torch.allclose(basis.T @ basis, torch.eye(18), atol=1e-6)
     True
     """
+    return cosine_transform(n_channels, size, size)
+
+
+def cosine_transform(*lengths: int) -> Tensor:
+    """Return the cosine basis of arrays of this shape, flattened, in columns.
+
+    >>> cosine_transform(1, 4)[:, 0]
+    tensor([0.5000, 0.5000, 0.5000, 0.5000])
+    """
     from scipy.fft import dct
 
-    axes = [dct(np.eye(n), norm="ortho", axis=0) for n in (n_channels, size, size)]
+    axes = [dct(np.eye(n), norm="ortho", axis=0) for n in lengths]
     return torch.tensor(reduce(np.kron, axes).T, dtype=torch.float32).contiguous()
 
 
 __all__ = [
     "Features",
     "Patches",
+    "Points",
     "cosine_basis",
+    "cosine_transform",
     "merge",
     "noise_level",
     "principal_axes",

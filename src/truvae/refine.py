@@ -15,10 +15,8 @@ from torch import Tensor
 
 from truvae import windows
 from truvae.chunks import near_groups
-from truvae.patches import Patches, merge
+from truvae.patches import Patches, Points, merge
 from truvae.training import Posterior
-
-Points = Patches | windows.Windows
 
 # References lie on every second pixel, in tiles of 8 x 8 that share their candidates.
 _STRIDE, _TILE = 2, 8
@@ -250,9 +248,7 @@ def _moments(group: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (group - mean) / group.shape[1] ** 0.5
 
 
-def _complete(
-    data: Points, pilot: Points, near: Tensor, sigma2: float, spare2: float
-) -> Posterior:
+def _complete(data: Points, pilot: Points, near: Tensor, sigma2: float, spare2: float) -> Posterior:
     """Return the posterior of all patches of each group (B, n) under the Gaussian of the group.
 
     Its covariance is C = G^T G + spare2 I, of n deviations G (n, D), so that the gain of the Wiener

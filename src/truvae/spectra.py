@@ -47,7 +47,9 @@ def noise_floor(recording: Array, sample_rate: float) -> Array:
     length = min(length, len(recording))
     n = len(recording) // length
     stretches = recording[: n * length].T.reshape(recording.shape[1], n, length)
-    return np.array([_floor(dct(s[np.isfinite(s).all(1)], norm="ortho", axis=1)) for s in stretches])
+    return np.array(
+        [_floor(dct(s[np.isfinite(s).all(1)], norm="ortho", axis=1)) for s in stretches]
+    )
 
 
 def _floor(spectra: Array) -> float:
@@ -111,10 +113,8 @@ def spectral_look(
     return restored, variance
 
 
-def _windowed(
-    noisy: Tensor, estimate: Tensor, sigma: float, length: int
-) -> tuple[Tensor, Tensor]:
-    """Return the estimate by windows of one length, and what share of the noise it leaves, (n, K)."""
+def _windowed(noisy: Tensor, estimate: Tensor, sigma: float, length: int) -> tuple[Tensor, Tensor]:
+    """Return the estimate by windows of one length and the share of the noise it leaves, (n, K)."""
     step, n = length // _STEPS, len(noisy)
     # Beyond both ends the recording goes on as its mirror image, so that all of it is well covered.
     inner = length - step

@@ -87,9 +87,7 @@ def every(n: int, length: int, hop: int, device: torch.device) -> Tensor:
     return starts if last % hop == 0 else torch.cat([starts, starts.new_tensor([last])])
 
 
-def merge(
-    windows: Windows, estimates: Iterable[Posterior], doubt: float
-) -> tuple[Tensor, Tensor]:
+def merge(windows: Windows, estimates: Iterable[Posterior], doubt: float) -> tuple[Tensor, Tensor]:
     """Average overlapping estimates of windows into a recording, as `patches.merge` does pictures.
 
     Parameters
