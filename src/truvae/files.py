@@ -43,6 +43,8 @@ _PASSED_ON = (
     "n_states",
     "epochs",
     "device",
+    "checkpoint",
+    "resume",
 )
 
 
@@ -79,8 +81,8 @@ def restore_file(
     source, target
         The file to read and the one to write.
     options
-        Those of the command line, "report" and "save_model" as paths or None; with "mask", "drop"
-        and so on for `truvae inpaint`.
+        Those of the command line, "report", "save_model" and "checkpoint" as paths or None; with
+        "mask", "drop" and so on for `truvae inpaint`.
     start
         When the work began, by `time.perf_counter`.
     should_stop
