@@ -286,7 +286,7 @@ def _progress_bar(
                 f"epoch {epoch.index + 1}  F {epoch.elbo:.2f}  sigma {epoch.sigma:.4g}  "
                 f"active latents {epoch.active_latents:.2f}"
             )
-            bar.set_description_str(line)
+            bar.set_description_str(line, refresh=False)
             if options["verbose"]:
                 bar.write(f"{line}  {epoch.seconds:.1f} s", file=sys.stderr)
 
