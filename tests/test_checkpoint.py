@@ -14,14 +14,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_cli import TINY, in_process, truvae
 from test_restore import SMALL, noisy_scene
 
-from truvae import InputError, checkpoint, cli, denoise, fitting, inpaint, job
-from truvae.checkpoint import Checkpoint, open_checkpoint
-from truvae.training import Clock, Stopwatch
+from truvae import (
+    CorrelatedGaussian,
+    DiagonalGaussian,
+    Gaussian,
+    InputError,
+    Model,
+    PoissonNoise,
+    Recipe,
+    checkpoint,
+    cli,
+    denoise,
+    fitting,
+    inpaint,
+    job,
+)
+from truvae.checkpoint import Checkpoint, Training, open_checkpoint
+from truvae.training import Adam, Clock, Stopwatch
 
 TINY_MODEL = SMALL | {"epochs": 3, "return_result": True}
 
@@ -421,6 +436,47 @@ def test_time_that_was_used_before_counts(tmp_path, monkeypatch):
     history = restore(known=4, checkpoint=tmp_path / "states", resume=True)
     assert len(history) == len(whole)
     assert [e.progress for e in history] == pytest.approx([e.progress for e in whole], abs=0.02)
+
+
+NOISES = {
+    "white": lambda: Gaussian(torch.ones(())),
+    "known": lambda: Gaussian(torch.ones(()), fixed=True),
+    "per feature": lambda: Gaussian(torch.ones(5)),
+    "correlated": lambda: CorrelatedGaussian(torch.ones(5), torch.eye(5)),
+    "diagonal": lambda: DiagonalGaussian(torch.tensor(0.1), torch.eye(5), torch.ones(5)),
+    "poisson": PoissonNoise,
+}
+
+
+@pytest.mark.parametrize(
+    ("noise", "closed_form"), [*((name, False) for name in NOISES), ("white", True)]
+)
+def test_a_training_in_two_pieces_is_that_in_one(noise, closed_form):
+    g = torch.Generator().manual_seed(0)
+    data = torch.randint(9, (60, 5), generator=g).float()
+    recipe = Recipe(n_latents=70, hidden=() if closed_form else (6,), n_states=6, epochs=5,
+                    group=20, closed_form=closed_form)  # fmt: skip
+
+    def untrained(seed):
+        g = torch.Generator().manual_seed(seed)
+        decoder = recipe.decoder(10 if noise == "diagonal" else 5, g)
+        model = Model(recipe.prior(g.device), decoder, NOISES[noise]())
+        return Training(model, recipe.states(60, g), Adam(model.parameters()), g)
+
+    def trained(training, first=0):
+        model, population, g = training.model, training.population, training.generator
+        chunks, optimizer = recipe.chunks(60, data), training.optimizer
+        return recipe.train(model, population, data, chunks, g, optimizer=optimizer, first=first)
+
+    whole, start, end = untrained(0), untrained(0), untrained(1)
+    assert len([*trained(whole)]) == 5
+    for _ in zip(range(2), trained(start), strict=False):
+        pass
+    end.restore({name: tensor.clone() for name, tensor in start.tensors().items()})
+    assert [epoch.index for epoch in trained(end, first=2)] == [2, 3, 4]
+    found, expected = end.tensors(), whole.tensors()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_clocks_share_a_watch():
