@@ -217,7 +217,8 @@ class Job:
         final = looked(estimates, runs, clock)
         if not clock.should_stop():
             values = final._asdict() | {"seconds": clock.seconds}
-            self.checkpoint.save("final", values, {"estimate": values.pop("estimate")})
+            estimate = values.pop("estimate")
+            self.checkpoint.save("final", values, {"estimate": estimate})
         return final
 
     def _look_again(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:

@@ -222,9 +222,9 @@ def denoise(
     frames, channel_axis = frames_of(image, channel_axis)
     check_frames(frames, together=stack == "shared")
     check_patch_size(patch_size or SMALLEST_PATCH, frames.shape[1:])
-    run = {**wishes.options(), "stack": stack, "seed": random_state, "device": str(where),
-           "time_budget": time_budget is not None, "input": fingerprint(frames)}  # fmt: skip
-    saves = _checkpoint(checkpoint, resume, run)
+    options = {**wishes.options(), "stack": stack, "seed": random_state, "device": str(where),
+               "time_budget": time_budget is not None}  # fmt: skip
+    saves = _checkpoint(checkpoint, resume, frames, options)
     parts = [frames] if stack == "shared" else np.split(frames, len(frames))
     results: list[Result] = []
     for index, part in enumerate(parts):
@@ -388,11 +388,11 @@ def _restored(
 
 
 def _checkpoint(
-    folder: str | PathLike[str] | None, resume: bool, run: dict[str, Any]
+    folder: str | PathLike[str] | None, resume: bool, frames: Array, options: dict[str, Any]
 ) -> Checkpoint:
-    """Open the checkpoint that was asked for."""
+    """Open the checkpoint that was asked for, of a run that these frames and options determine."""
     if folder is not None:
-        return open_checkpoint(folder, resume, run)
+        return open_checkpoint(folder, resume, {"input": fingerprint(frames), **options})
     if resume:
         raise InputError("resume goes with a checkpoint: give its folder, or leave resume out")
     return NOTHING
