@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ _RUN_OPTIONS = [
         "--save-model",
         metavar="DIR",
         help="Save the model of the patches (the first of its kind) as a folder.",
+    ),
+]
+_CHECKPOINT_OPTIONS = [
+    click.option(
+        "--checkpoint",
+        metavar="DIR",
+        help="Save everything to a folder after each epoch, so that --resume can go on from there.",
+    ),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on from the --checkpoint; start where it holds nothing yet.",
     ),
 ]
 _MODEL_OPTIONS = [
@@ -113,7 +126,7 @@ _FILE_OPTIONS = [
 
 
 @app.command()
-@with_options([*_FILE_OPTIONS, *_RUN_OPTIONS, *_MODEL_OPTIONS])
+@with_options([*_FILE_OPTIONS, *_RUN_OPTIONS, *_CHECKPOINT_OPTIONS, *_MODEL_OPTIONS])
 def denoise(inputs: tuple[str, ...], output: str, **options: Any) -> int:
     """Remove the noise from pictures and stacks (PNG, JPEG, TIFF or NPY), grey or colour.
 
@@ -148,7 +161,7 @@ def denoise(inputs: tuple[str, ...], output: str, **options: Any) -> int:
     "Drop whole pixels, or each value of each channel on its own.",
 )
 @click.option("--denoise", is_flag=True, help="Remove noise from the known pixels too.")
-@with_options([*_RUN_OPTIONS, *_MODEL_OPTIONS])
+@with_options([*_RUN_OPTIONS, *_CHECKPOINT_OPTIONS, *_MODEL_OPTIONS])
 def inpaint(inputs: tuple[str, ...], output: str, **options: Any) -> int:
     """Fill in what is missing of pictures; what is known stays as it is.
 
@@ -199,10 +212,18 @@ def _all_files(inputs: tuple[str, ...], output: str, options: dict[str, Any]) ->
     several, targets = _several(inputs), [target for _, target in jobs]
     pages = _pages(options["report"], several, targets)
     models = _models(options["save_model"], several, targets)
+    saves = _checkpoints(options["checkpoint"], options["resume"], several, targets)
     with StopSignals() as stop:
         done = [
-            _reported(source, target, options | {"report": page, "save_model": model}, stop)
-            for (source, target), page, model in zip(jobs, pages, models, strict=True)
+            _reported(
+                source,
+                target,
+                options | {"report": page, "save_model": model, "checkpoint": states},
+                stop,
+            )
+            for (source, target), page, model, states in zip(
+                jobs, pages, models, saves, strict=True
+            )
         ]
     if stop.received:
         return 128 + stop.received
@@ -257,6 +278,20 @@ def _models(folder: str | None, several: bool, targets: list[Path]) -> list[Path
     from truvae.saving import check_folder
 
     return _beside("models", Path(folder), several, [t.stem for t in targets], check_folder)
+
+
+def _checkpoints(
+    folder: str | None, resume: bool, several: bool, targets: list[Path]
+) -> list[Path | None]:
+    """Return where the states of the restoration of each output go."""
+    if folder is None:
+        if resume:
+            raise InputError("--resume goes with a --checkpoint: give one, or leave it out")
+        return [None] * len(targets)
+    from truvae.checkpoint import check_checkpoint
+
+    check = partial(check_checkpoint, resume=resume)
+    return _beside("checkpoints", Path(folder), several, [t.stem for t in targets], check)
 
 
 def _beside(

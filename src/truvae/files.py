@@ -43,6 +43,8 @@ _PASSED_ON = (
     "n_states",
     "epochs",
     "device",
+    "checkpoint",
+    "resume",
 )
 
 
@@ -79,8 +81,8 @@ def restore_file(
     source, target
         The file to read and the one to write.
     options
-        Those of the command line, "report" and "save_model" as paths or None; with "mask", "drop"
-        and so on for `truvae inpaint`.
+        Those of the command line, "report", "save_model" and "checkpoint" as paths or None; with
+        "mask", "drop" and so on for `truvae inpaint`.
     start
         When the work began, by `time.perf_counter`.
     should_stop
@@ -284,7 +286,7 @@ def _progress_bar(
                 f"epoch {epoch.index + 1}  F {epoch.elbo:.2f}  sigma {epoch.sigma:.4g}  "
                 f"active latents {epoch.active_latents:.2f}"
             )
-            bar.set_description_str(line)
+            bar.set_description_str(line, refresh=False)
             if options["verbose"]:
                 bar.write(f"{line}  {epoch.seconds:.1f} s", file=sys.stderr)
 

@@ -5,14 +5,15 @@ has, drawn from all frames; the states of the others are then found with the dec
 from those of the most similar patches that it was trained on.
 """
 
-import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from dataclasses import asdict
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from truvae.checkpoint import Checkpoint, State, Training
 from truvae.chunks import Chunks
 from truvae.fill import nearest_known
 from truvae.inference import nearest_states
@@ -22,7 +23,7 @@ from truvae.patches import Features, Patches, cosine_basis, merge
 from truvae.population import Population
 from truvae.proposals import Proposal
 from truvae.settings import Settings
-from truvae.training import Clock, Epoch, posterior
+from truvae.training import Adam, Clock, Epoch, posterior
 
 # Principal components in which patches count as near.
 _FEATURES = 48
@@ -103,18 +104,37 @@ class _Sample:
 
 
 def fit_model(
-    material: Material, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None]
+    material: Material,
+    settings: Settings,
+    clock: Clock,
+    on_epoch: Callable[[Epoch], None],
+    checkpoint: Checkpoint,
+    name: str,
 ) -> Run:
-    """Fit one model to patches of the frames, and estimate the frames with it."""
+    """Fit one model to patches of the frames, and estimate the frames with it.
+
+    What `checkpoint` holds under `name` is not done again; the epochs of it are told at once.
+    """
     sample, n_frames = material.sample(settings.patch_size), len(material.seen)
     patches, generator = sample.patches, material.generator
     model, population = _start(material, patches, settings)
+    training = clock if n_frames == 1 else clock.before(n_frames).span(0, 0.5)
+    state = Training(model, population, Adam(model.parameters()), generator)
+    saved = checkpoint.load(name) or State({"epochs": []}, {})
+    epochs = _go_on(saved, state, clock)
+    for epoch in epochs:
+        on_epoch(epoch)
+    if "merged" in saved.tensors:
+        merged, bound = saved.tensors["merged"].to(generator.device), saved.values["bound"]
+        return Run(settings, merged, model, bound, sample.entries, len(epochs), clock.seconds)
+    save = partial(_save, checkpoint, name, clock, epochs)
     coordinates = sample.coordinates if settings.shares else None
     chunks = settings.chunks(len(patches), coordinates)
-    training = clock if n_frames == 1 else clock.before(n_frames).span(0, 0.5)
-    epochs = 0
-    for epoch in settings.train(model, population, patches, chunks, generator, training):
-        epochs += 1
+    for epoch in settings.train(
+        model, population, patches, chunks, generator, training, state.optimizer, len(epochs)
+    ):
+        epochs.append(epoch)
+        save(state.tensors())
         on_epoch(epoch)
     if n_frames == 1:
         # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
@@ -122,8 +142,31 @@ def fit_model(
         merged, bound = _estimate(model, population, patches, chunks, settings, search, generator)
     else:
         merged, bound = _infer(material, settings, model, population, clock)
-    merged, seconds = merged.view(material.seen.shape), time.perf_counter() - clock.start
-    return Run(settings, merged, model, bound, sample.entries, epochs, seconds)
+    merged = merged.view(material.seen.shape)
+    save(state.result() | {"merged": merged}, bound=bound)
+    return Run(settings, merged, model, bound, sample.entries, len(epochs), clock.seconds)
+
+
+def _go_on(saved: State, state: Training, clock: Clock) -> list[Epoch]:
+    """Take over what was saved of a model, if anything was; return the epochs that led there."""
+    if saved.tensors:
+        clock.watch.forward(saved.values["seconds"])
+        state.restore(saved.tensors)
+    return [Epoch(**record) for record in saved.values["epochs"]]
+
+
+def _save(
+    checkpoint: Checkpoint,
+    name: str,
+    clock: Clock,
+    epochs: list[Epoch],
+    tensors: dict[str, Tensor],
+    **values: float,
+) -> None:
+    """Save what there is of a model, unless it was cut short: then the last whole epoch counts."""
+    if not clock.should_stop():
+        records = [asdict(epoch) for epoch in epochs]
+        checkpoint.save(name, {"epochs": records, "seconds": clock.seconds, **values}, tensors)
 
 
 def _start(material: Material, patches: Patches, settings: Settings) -> tuple[Model, Population]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from truvae.checkpoint import Checkpoint
 from truvae.fill import Filled, Hidden, settle
 from truvae.fitting import Material, Run, fit_model
 from truvae.holes import deep, fill_holes, widest
@@ -86,6 +87,8 @@ class Job:
         Whether it was given: then it is held.
     device, seed
         Where to compute, and the seed of all randomness.
+    checkpoint
+        Where to save each step, and to go on from.
     """
 
     def __init__(
@@ -97,7 +100,9 @@ class Job:
         known: bool,
         device: torch.device,
         seed: int,
+        checkpoint: Checkpoint,
     ) -> None:
+        self.checkpoint = checkpoint
         self.plan, self.units, self.told, self.known = plan, units, noise, known
         generator = torch.Generator(device).manual_seed(seed)
         self.images = units.standardise(frames, device)
@@ -124,8 +129,7 @@ class Job:
         clock = clock.span(fitting, 1)
         estimate, trust = self._combine(runs)
         main = next(run for run in runs if trust <= 0.5 or run.settings.covariance == "dct")
-        looked = self._look_again if self.complete else self._fill
-        final = looked(estimate, runs, clock)
+        final = self._finish(estimate, runs, clock)
         clock.on_progress(1)
         return Done(
             restored=self.units.restore(self._without_holes(final.estimate)),
@@ -150,7 +154,8 @@ class Job:
         while len(runs) < self.plan.runs and not (runs and clock.left() < runs[-1].seconds / 2):
             settings = self.plan.models[-1 if self._trust(runs) > 0 else 0]
             n_runs = (self.plan.noisy or self.plan).runs  # as many as there may be
-            run = self._fit(settings, clock.part(len(runs), n_runs), on_epoch)
+            name, part = f"model-{len(runs) + 1}", clock.part(len(runs), n_runs)
+            run = self._fit(settings, part, on_epoch, name)
             if runs and clock.should_stop():
                 break  # it did not come far enough to help
             runs.append(run)
@@ -173,7 +178,9 @@ class Job:
         whole = _filled(self.material.seen, estimate)
         self.material = Material(whole, noise, self.known, self.material.generator)
 
-    def _fit(self, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Run:
+    def _fit(
+        self, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None], name: str
+    ) -> Run:
         """Fit one model, and keep the records of its training."""
         entries = self.material.sample(settings.patch_size).entries
 
@@ -181,7 +188,7 @@ class Job:
             self.history.append(self.units.record(epoch, entries))
             on_epoch(self.history[-1])
 
-        return fit_model(self.material, settings, clock, tell)
+        return fit_model(self.material, settings, clock, tell, self.checkpoint, name)
 
     def _trust(self, runs: Sequence[Run]) -> float:
         """Return how far to trust models of kind "dct" after a first isotropic one, in [0, 1]."""
@@ -199,6 +206,20 @@ class Job:
             return estimate, float(kind == "dct")
         trust = self._trust(runs)
         return torch.lerp(kinds["isotropic"], kinds["dct"], trust), trust
+
+    def _finish(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:
+        """Look again, unless the last estimate is in the checkpoint; then put it there."""
+        saved = self.checkpoint.load("final")
+        if saved is not None:
+            clock.watch.forward(saved.values.pop("seconds"))
+            return _Final(saved.tensors["estimate"].to(self.images.device), **saved.values)
+        looked = self._look_again if self.complete else self._fill
+        final = looked(estimates, runs, clock)
+        if not clock.should_stop():
+            values = final._asdict() | {"seconds": clock.seconds}
+            estimate = values.pop("estimate")
+            self.checkpoint.save("final", values, {"estimate": estimate})
+        return final
 
     def _look_again(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:
         """Refine the estimates as often as planned, and as the time allows."""

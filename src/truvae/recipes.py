@@ -18,7 +18,7 @@ from truvae.proposals import (
     Selection,
     pool_for,
 )
-from truvae.training import Clock, Cyclic, Data, Epoch, OneCycle, fit
+from truvae.training import Adam, Clock, Cyclic, Data, Epoch, OneCycle, fit
 
 # Data points between one M-step and the next, where groups share states.
 _CHUNK = 2048
@@ -118,6 +118,8 @@ class Recipe:
         chunks: Chunks,
         generator: torch.Generator,
         clock: Clock | None = None,
+        optimizer: Adam | None = None,
+        first: int = 0,
     ) -> Iterator[Epoch]:
         """Train `model` and `population` in place; yield a record per epoch (`training.fit`)."""
         return fit(
@@ -134,6 +136,8 @@ class Recipe:
             learn_prior_from=self.learn_prior_from,
             closed_form=self.closed_form,
             clock=clock,
+            optimizer=optimizer,
+            first=first,
         )
 
     def select(self, selection: Selection) -> "Recipe":

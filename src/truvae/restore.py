@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from truvae.checkpoint import NOTHING, Checkpoint, fingerprint, open_checkpoint
 from truvae.checks import check_frames, check_patch_size, device_called, frames_of, masked
 from truvae.errors import InputError
 from truvae.fill import nearest_known
@@ -117,6 +119,8 @@ def denoise(
     time_budget: float | None = None,
     device: str = "auto",
     random_state: int = 0,
+    checkpoint: str | PathLike[str] | None = None,
+    resume: bool = False,
     on_progress: Callable[[float], None] = lambda progress: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -165,10 +169,17 @@ def denoise(
         "auto", "cpu" or "cuda".
     random_state
         Seed of all randomness: the same seed gives the same picture on the same machine.
+    checkpoint
+        A new or empty folder, in which everything is saved after each epoch.
+    resume
+        Go on from what the checkpoint holds, from the start if that is nothing. The picture is that
+        of a run without interruption, bit for bit on the same machine with as many threads; with a
+        time budget, the time used before counts.
     on_progress
         Called now and then with the progress of the training in [0, 1].
     on_epoch
-        Called after each epoch with its record, in units of the input.
+        Called after each epoch with its record, in units of the input; when resumed, first with the
+        records of the epochs before.
     should_stop
         Asked now and then; once it says True, training ends and the best so far is returned. Frames
         of a stack that were not begun stay as they are.
@@ -211,6 +222,9 @@ def denoise(
     frames, channel_axis = frames_of(image, channel_axis)
     check_frames(frames, together=stack == "shared")
     check_patch_size(patch_size or SMALLEST_PATCH, frames.shape[1:])
+    options = {**wishes.options(), "stack": stack, "seed": random_state, "device": str(where),
+               "time_budget": time_budget is not None}  # fmt: skip
+    saves = _checkpoint(checkpoint, resume, frames, options)
     parts = [frames] if stack == "shared" else np.split(frames, len(frames))
     results: list[Result] = []
     for index, part in enumerate(parts):
@@ -218,7 +232,8 @@ def denoise(
             results.append(_as_it_is(part, results[0]))
             continue
         time_left = clock.part(index, len(parts))
-        results.append(_restored(part, wishes, where, random_state, time_left, on_epoch))
+        states = saves if len(parts) == 1 else saves.part(f"frame-{index + 1}")
+        results.append(_restored(part, wishes, where, random_state, states, time_left, on_epoch))
     result = _joined(results, np.asarray(image), channel_axis)
     return result if return_result else result.restored
 
@@ -314,6 +329,11 @@ class _Wishes:
             raise InputError("a selection goes with a preset: give one, or leave selection out")
         self.plan((1 << 10, 1 << 10), 0.5, True)
 
+    def options(self) -> dict[str, Any]:
+        """Return all of it by name."""
+        first = {name: value for name, value in vars(self).items() if name != "overrides"}
+        return first | self.overrides
+
     def plan(self, shape: tuple[int, ...], noise: float, complete: bool) -> Plan:
         """Return the plan for a picture whose noise has this share of its spread."""
         if self.preset is not None:
@@ -340,6 +360,7 @@ def _restored(
     wishes: _Wishes,
     device: torch.device,
     seed: int,
+    checkpoint: Checkpoint,
     clock: Clock,
     on_epoch: Callable[[Epoch], None],
 ) -> Result:
@@ -362,8 +383,19 @@ def _restored(
     elif complete:
         units = units.balanced(levels)
     told = rms(levels / units.spread)
-    job = Job(varying, plan, units, told, wishes.sigma is not None, device, seed)
+    job = Job(varying, plan, units, told, wishes.sigma is not None, device, seed, checkpoint)
     return _result(job.run(clock, on_epoch), frames, constant, units)
+
+
+def _checkpoint(
+    folder: str | PathLike[str] | None, resume: bool, frames: Array, options: dict[str, Any]
+) -> Checkpoint:
+    """Open the checkpoint that was asked for, of a run that these frames and options determine."""
+    if folder is not None:
+        return open_checkpoint(folder, resume, {"input": fingerprint(frames), **options})
+    if resume:
+        raise InputError("resume goes with a checkpoint: give its folder, or leave resume out")
+    return NOTHING
 
 
 def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:

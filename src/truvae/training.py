@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -218,6 +218,40 @@ class Adam:
                 root = (square / large).clamp_(min=1e-30).sqrt_().add_(1e-8)
                 p.addcdiv_(mean, root, value=-self.rate / small)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what a step depends on besides the rate, by name."""
+        means = {f"means.{i}": mean for i, mean in enumerate(self._means)}
+        squares = {f"squares.{i}": square for i, square in enumerate(self._squares)}
+        return {"steps": torch.tensor(self._steps), **means, **squares}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._steps = int(state["steps"])
+        for i, (mean, square) in enumerate(zip(self._means, self._squares, strict=True)):
+            mean.copy_(state[f"means.{i}"])
+            square.copy_(state[f"squares.{i}"])
+
+
+@dataclass
+class Stopwatch:
+    """Seconds, of which some may have been spent by an earlier process.
+
+    >>> watch, start = Stopwatch(), time.perf_counter()
+    >>> watch.forward(60.0)
+    >>> watch() - start >= 60
+    True
+    """
+
+    before: float = 0.0
+
+    def __call__(self) -> float:
+        """Return the seconds; only differences mean anything."""
+        return time.perf_counter() + self.before
+
+    def forward(self, seconds: float) -> None:
+        """Count so many seconds as spent."""
+        self.before += seconds
+
 
 @dataclass
 class Clock:
@@ -233,16 +267,24 @@ class Clock:
         Asked now and then; training ends once it says True.
     closing
         Passes over the data that come after the training.
+    watch
+        Says what time it is; all clocks made from this one share it.
     """
 
     budget: float | None = None
     on_progress: Callable[[float], None] = lambda progress: None
     should_stop: Callable[[], bool] = lambda: False
     closing: int = 1
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
     def __post_init__(self) -> None:
         """Start the clock."""
-        self.start = time.perf_counter()
+        self.start = self.watch()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return self.watch() - self.start
 
     def progress(self, share: float, one_pass: float) -> float:
         """Return the progress in [0, 1].
@@ -263,7 +305,7 @@ class Clock:
         """Return the seconds of the budget that are left; infinite without one."""
         if self.budget is None:
             return math.inf
-        return self.budget - (time.perf_counter() - self.start)
+        return self.budget - self.seconds
 
     def without(self, seconds: float) -> "Clock":
         """Return a clock that leaves so many seconds of the budget untouched."""
@@ -314,6 +356,8 @@ def fit(
     learn_prior_from: float = 0.4,
     closed_form: bool = False,
     clock: Clock | None = None,
+    optimizer: Adam | None = None,
+    first: int = 0,
 ) -> Iterator[Epoch]:
     """Train `model` and `population` on `data` in place (Algorithm 1); yield a record per epoch.
 
@@ -344,6 +388,11 @@ def fit(
         of going along its gradient.
     clock
         Ends the training early when its time is up.
+    optimizer
+        Goes along the gradient; a new `Adam` if not given.
+    first
+        Epochs that were done before, with the same model, population, optimizer and generator: the
+        training goes on as if it had never stopped.
 
     Examples
     --------
@@ -360,10 +409,10 @@ def fit(
     """
     if closed_form:
         _check_complete(data)
-    optimizer = None if closed_form else Adam(model.parameters())
+    optimizer = None if closed_form else optimizer or Adam(model.parameters())
     clock, rate = clock or Clock(), rate or OneCycle()
     pace = _Pace(len(data))
-    for index in range(epochs):
+    for index in range(first, epochs):
         start, done, bound, substitutions = time.perf_counter(), 0, 0.0, 0
         statistics = Statistics(model, closed_form)
         for chunk in chunks(generator):
@@ -557,6 +606,7 @@ __all__ = [
     "OneCycle",
     "Posterior",
     "Statistics",
+    "Stopwatch",
     "e_step",
     "fit",
     "m_step",
