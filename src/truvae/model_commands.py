@@ -13,6 +13,7 @@ import click
 from truvae.errors import InputError
 from truvae.options import RUN_OPTIONS, finite, numbers, one_of, with_options
 from truvae.signals import StopSignals
+from truvae.threads import use_threads
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _OUTPUT = click.option("-o", "--output", required=True, metavar="OUT", help="NPY, CSV or TSV.")
@@ -56,7 +57,7 @@ def fit(data: str, output: str, **options: Any) -> int:
 
     check_folder(Path(output))
     x = read_table(data)
-    _use_threads(options)
+    use_threads(options["threads"])
     from truvae import callbacks
     from truvae.estimator import TVAE
 
@@ -204,13 +205,6 @@ def _describe(est: Any) -> dict[str, Any]:
         "active_latents": float(est.pi_.sum()),
         "device": str(est.model_.prior.pi.device),
     }
-
-
-def _use_threads(options: dict[str, Any]) -> None:
-    if options["threads"]:
-        import torch
-
-        torch.set_num_threads(options["threads"])
 
 
 def _tell_epoch(epoch: Any) -> None:
