@@ -35,7 +35,7 @@ def read_tiff(path: Path) -> Picture:
     with _messages() as messages, tifffile.TiffFile(path) as tiff:
         series = _main_series(path, tiff)
         page = series.keyframe
-        check_size(path, series.shape)
+        check_size(path, series.shape, series.dtype.itemsize)
         stored_values = _decoded(path, series).transpose(_order(series.axes))
         values, notes = _grey_or_rgb(path, page, series.kind, stored_values)
         stored, more = _stored(tiff, series, stored_values, values)

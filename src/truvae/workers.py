@@ -48,7 +48,7 @@ def side_by_side(
 
     The processes are spawned, see neither Ctrl-C nor SIGTERM, and import nothing but what
     `function` needs. They end with the iterator (close it) or with this process, whatever ends it:
-    a task in progress then gets a KeyboardInterrupt.
+    a task in progress is then left by a SystemExit.
 
     Parameters
     ----------
@@ -147,12 +147,22 @@ class _Worker(Generic[Task, Result]):
 
 def _work(function: Function[Any, Any], tasks: Connection, control: Connection) -> None:
     """Do tasks as they come, until there will be no more."""
+    signal.signal(signal.SIGINT, _leave)
     asked = threading.Event()
     threading.Thread(target=_listen, args=(control, asked), daemon=True).start()
-    with suppress(EOFError, OSError, KeyboardInterrupt):
-        while True:
-            tasks.send(function(tasks.recv(), asked.is_set))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # there is nothing left to interrupt
+    while True:
+        try:
+            task = tasks.recv()
+        except (EOFError, OSError):
+            return
+        result = function(task, asked.is_set)
+        with suppress(OSError):  # nobody is there to hear it
+            tasks.send(result)
+
+
+def _leave(*_: object) -> None:
+    """End from wherever we are, with everything tidied up on the way out, and without a word."""
+    raise SystemExit
 
 
 def _listen(control: Connection, asked: threading.Event) -> None:
