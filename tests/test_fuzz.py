@@ -157,6 +157,15 @@ MAGIC = sorted(
 )
 
 
+def test_a_tiff_that_lacks_strips_is_not_read_as_zeros(tmp_path):
+    path = tmp_path / "packed.tif"
+    path.write_bytes(FILES[path.name])
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].tags["ImageLength"].overwrite(8_000_000)
+    with pytest.raises(InputError, match="needs 666667 strips or tiles, and there are 1"):
+        read_picture(path)
+
+
 @_FUZZED
 @given(st.sampled_from(MAGIC), st.binary(max_size=200))
 @example(b"PK\x03\x04", b"")

@@ -720,7 +720,7 @@ def test_warnings_for_developers_are_no_notes(tmp_path, monkeypatch):
         return np.zeros((4, 5))
 
     write_picture(tmp_path / "a.npy", Picture(np.zeros((4, 5))))
-    monkeypatch.setattr(np, "load", load)
+    monkeypatch.setattr(np.lib.format, "open_memmap", load)
     assert read_picture(tmp_path / "a.npy").notes == ("something is odd",)
 
 

@@ -347,9 +347,7 @@ def map_npy(path: Path) -> Array:
         If it is damaged, none, or holds Python objects.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a damaged header
-            return np.lib.format.open_memmap(path, mode="r")
+        return np.lib.format.open_memmap(path, mode="r")
     except Exception as error:
         if "Python objects" in str(error):
             raise InputError(f"{path} holds Python objects, not integers or floats") from None

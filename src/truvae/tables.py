@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ def write_table(path: Path, values: Array) -> None:
 
 
 def _read_npy(path: Path) -> Array:
-    values = map_npy(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of headers that NumPy finds odd
+        values = map_npy(path)
     check_fits(path, values.shape, values.dtype.itemsize)
     return np.array(values, dtype=values.dtype.newbyteorder("="))
 
