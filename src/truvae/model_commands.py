@@ -64,20 +64,21 @@ def fit(data: str, output: str, **options: Any) -> int:
     names = ("noise", "n_latents", "n_states", "max_epochs", "time_budget", "device")
     hidden = tuple(n for n in options["hidden"] if n)
     with StopSignals() as stop:
-        called: list[callbacks.Callback] = [lambda epoch: stop.received is not None]
+        called: list[callbacks.Callback] = []
         if options["verbose"]:
             called.append(_tell_epoch)
         if not options["quiet"]:
             called.append(callbacks.progress_bar(leave=False))
         chosen = {name: options[name] for name in names}
-        est = TVAE(**chosen, hidden=hidden, callbacks=called, random_state=options["seed"])
+        chosen |= {"should_stop": lambda: stop.received is not None, "callbacks": called}
+        est = TVAE(**chosen, hidden=hidden, random_state=options["seed"])
         with _told_in_one_line():
             est.fit(x)
         est.save(output)
     record = {"input": data, "output": output, "kind": "table", "seed": options["seed"],
               **_describe(est), "seconds": time.perf_counter() - start}  # fmt: skip
-    _print(record, options, "{output}  F {elbo}  sigma {sigma}  {active_latents:.2f} active "
-           "latents  {epochs} epochs in {seconds:.1f} s")  # fmt: skip
+    _print(record, options, f"{{output}}  F {est.elbo_:.2f}  sigma {_rounded(record['sigma'])}  "
+           "{active_latents:.2f} active latents  {epochs} epochs in {seconds:.1f} s")  # fmt: skip
     return 128 + stop.received if stop.received else 0
 
 
@@ -205,6 +206,19 @@ def _describe(est: Any) -> dict[str, Any]:
         "active_latents": float(est.pi_.sum()),
         "device": str(est.model_.prior.pi.device),
     }
+
+
+def _rounded(sigma: float | list[float] | None) -> str:
+    """Return four digits of a number; of the numbers of all features their range.
+
+    Examples
+    --------
+    >>> _rounded(0.123456), _rounded([0.5, 0.25, 2 / 3]), _rounded(None)
+    ('0.1235', '0.25 to 0.6667', 'none')
+    """
+    if sigma is None:
+        return "none"
+    return f"{min(sigma):.4g} to {max(sigma):.4g}" if isinstance(sigma, list) else f"{sigma:.4g}"
 
 
 def _tell_epoch(epoch: Any) -> None:
