@@ -39,7 +39,7 @@ NOISES = ("gaussian", "gaussian-per-feature", "bernoulli", "poisson")
 # Coordinates in which rows count as near.
 _COORDINATES = 48
 # Seconds of a time budget that are set aside for the look at each value of the training data.
-_SECONDS_PER_VALUE = 1e-5
+_SECONDS_PER_VALUE = 7e-6
 # Least number of steps of the optimiser in an epoch, if the batches need not be too small for that.
 _BATCHES = 32
 # Parameters that are saved as they are.
@@ -193,11 +193,12 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         self.population_ = recipe.states(len(data), generator)
         self._old = self._coordinates(data)
         chunks = recipe.chunks(len(data), self._old)
-        looking = min(_SECONDS_PER_VALUE * data.numel(), clock.left() / 3)
-        training = clock.without(looking)
+        looking = _SECONDS_PER_VALUE * data.numel()
+        to_look = looking < clock.left() / 2
+        training = clock.without(looking if to_look else 0)
         self._train(recipe, data, chunks, generator, training)
         estimate = self._complete(recipe, data, chunks, generator, training)
-        if clock.left() > looking / 2:
+        if to_look and clock.left() > looking / 2:
             known = torch.where(data.isfinite(), data, estimate)
             estimate = self._look(data, estimate, known, generator)
         self._references = estimate  # among which similar rows are looked for
