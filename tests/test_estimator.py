@@ -1,6 +1,8 @@
 """The scikit-learn face: the contract of estimators, units, missing values, decoders, saving."""
 
 import json
+import os
+import shutil
 import warnings
 
 import numpy as np
@@ -16,6 +18,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import truvae
 from truvae import TVAE, InputError
+from truvae.noise import on_device
 
 SMALL = {"n_latents": 8, "hidden": (8,), "n_states": 8, "max_epochs": 3, "random_state": 0}
 # The states of all rows of a call are found together: near rows share theirs.
@@ -166,7 +169,14 @@ def test_a_decoder_of_ones_own_is_trained_and_left_as_it_was():
 @pytest.mark.parametrize(("options", "message"), [
     ({"n_latents": 0}, "n_latents must be a whole number of 1 or more, not 0"),
     ({"n_latents": 3}, "3 latents have only 8 states, not 64"),
+    ({"n_latents": "8"}, "n_latents must be a whole number of 1 or more, not 8"),
     ({"hidden": (0,)}, "hidden must be a whole number"),
+    ({"hidden": 64}, "hidden must be a list of whole numbers, not 64"),
+    ({"max_epochs": 5.0}, "max_epochs must be a whole number of 1 or more, not 5.0"),
+    ({"batch_size": 0}, "batch_size must be a whole number of 1 or more, not 0"),
+    ({"active": 0}, "active must be a number above 0, not 0"),
+    ({"learning_rate": np.nan}, "learning_rate must be a number above 0, not nan"),
+    ({"time_budget": -1}, "time_budget must be a number above 0, not -1"),
     ({"noise": "laplace"}, "no noise 'laplace': choose one of gaussian"),
     ({"device": "tpu"}, "no device 'tpu'"),
 ])  # fmt: skip
@@ -190,6 +200,17 @@ def test_callbacks_see_every_epoch_and_can_end_the_training():
     est.fit(table()[0])
     assert [epoch.index for epoch in seen] == [0, 1] and est.n_epochs_ == 2
     assert seen == est.history_
+
+
+def test_tensorboard_shows_the_epochs(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    est = TVAE(**SMALL, callbacks=[truvae.callbacks.tensorboard(tmp_path)]).fit(table()[0])
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert "index" not in events.Tags()["scalars"]
+    shown = [(event.step, event.value) for event in events.Scalars("elbo")]
+    assert shown == [(e.index, pytest.approx(e.elbo, rel=1e-6)) for e in est.history_]
 
 
 def test_saved_and_loaded_it_says_the_same(tmp_path):
@@ -283,6 +304,71 @@ def test_a_decoder_with_dropout_says_the_same_twice():
     np.testing.assert_array_equal(est.score_samples(x), est.score_samples(x))
 
 
-def test_no_time_at_all_is_no_crash():
-    est = TVAE(**SMALL, time_budget=1e-9).fit(table()[0])
-    assert est.n_epochs_ == 0 and np.isnan(est.elbo_)
+def test_no_time_at_all_is_no_crash(monkeypatch):
+    """Nor is time taken for the closing pass and look."""
+    x, _ = table(missing=0.1)
+    passed = []
+
+    def counted(*arguments):
+        for group in truvae.training.posterior(*arguments):
+            passed.append(group)
+            yield group
+
+    monkeypatch.setattr(truvae.estimator, "posterior", counted)
+    monkeypatch.setattr(TVAE, "_look", None)
+    est = TVAE(**SMALL, time_budget=1e-9).fit(np.tile(x, (4, 1)))
+    assert est.n_epochs_ == 0 and np.isnan(est.elbo_) and len(passed) == 1
+    monkeypatch.undo()
+    assert np.isfinite(est.reconstruct(x)).all()
+
+
+def test_it_stops_in_the_midst_of_an_epoch():
+    asked = []
+
+    def third_time():
+        asked.append(None)
+        return len(asked) >= 3
+
+    x = np.tile(table()[0], (20, 1))
+    est = TVAE(**SMALL, should_stop=third_time).fit(x)
+    (epoch,) = est.history_
+    assert epoch.progress == 1.0 and epoch.index == 0
+    assert np.isfinite(est.reconstruct(x[:50])).all()
+
+
+def test_noise_of_one_s_own_goes_to_the_device_of_the_data():
+    """The device meta stands for any that is not the processor's."""
+
+    class Own(truvae.Gaussian):
+        def __init__(self):
+            super().__init__(torch.tensor(1.0))
+            self.weight = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+            self.layer = torch.nn.Linear(2, 2)
+
+    own = Own()
+    moved = on_device(own, torch.device("meta"))
+    assert isinstance(moved, Own) and moved.fixed is own.fixed
+    found = [moved.sigma2, moved.mean_error, moved.weight, moved.layer.weight]
+    assert {tensor.device.type for tensor in found} == {"meta"}
+    assert isinstance(moved.weight, torch.nn.Parameter) and not moved.weight.requires_grad
+    assert own.sigma2.device.type == own.layer.weight.device.type == "cpu"
+
+
+def test_a_compiled_decoder_learns_what_the_plain_one_does():
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    x, _ = table()
+
+    def decoder():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return torch.nn.Sequential(
+                torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 12)
+            )
+
+    plain = TVAE(**SMALL, decoder=decoder()).fit(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler
+        compiled = TVAE(**SMALL, decoder=torch.compile(decoder(), dynamic=True)).fit(x)
+        assert compiled.score(x) == pytest.approx(plain.score(x), rel=1e-2)
+    assert compiled.elbo_ == pytest.approx(plain.elbo_, rel=1e-2)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from truvae import InputError
+from truvae import InputError, memory
 from truvae.io import Picture, check_output, read_picture, read_plane, to_dtype, write_picture
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -720,7 +720,7 @@ def test_warnings_for_developers_are_no_notes(tmp_path, monkeypatch):
         return np.zeros((4, 5))
 
     write_picture(tmp_path / "a.npy", Picture(np.zeros((4, 5))))
-    monkeypatch.setattr(np, "load", load)
+    monkeypatch.setattr(np.lib.format, "open_memmap", load)
     assert read_picture(tmp_path / "a.npy").notes == ("something is odd",)
 
 
@@ -885,12 +885,32 @@ def huge_files(folder):
     chunk = b"IHDR" + struct.pack(">II", 70000, 70000) + content[24:29]
     content = content[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
     (folder / "huge.png").write_bytes(content)
-    yield folder / "huge.png", "is too large: Image size (4900000000 pixels)"
+    yield folder / "huge.png", "damaged or cut short: 70000 rows of 70000 bytes"
     content = (folder / "huge.jpg").read_bytes()
     place = content.index(b"\xff\xc0") + 5
     content = content[:place] + struct.pack(">HH", 60000, 60000) + content[place + 4 :]
     (folder / "huge.jpg").write_bytes(content)
     yield folder / "huge.jpg", "is too large: Image size (3600000000 pixels)"
+
+
+def test_files_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
+    """Before any of it is taken; there are four bytes too few for the values and a copy."""
+    values = np.arange(64 * 48, dtype=np.uint8).reshape(64, 48)
+    deep = np.stack([values.astype(np.uint16)] * 3, -1)
+    for name, picture in [
+        ("a.png", Picture(values)),
+        ("a.jpg", Picture(values)),
+        ("a.tif", Picture(values)),
+        ("a.npy", Picture(values)),
+        ("deep.png", Picture(deep, channels=True)),
+        ("deep.tif", Picture(deep, channels=True)),
+    ]:
+        write_picture(tmp_path / name, picture)
+        monkeypatch.setattr(memory, "available", lambda b=picture.data.nbytes: 2 * b)
+        np.testing.assert_array_equal(read_picture(tmp_path / name).data.shape, picture.data.shape)
+        monkeypatch.setattr(memory, "available", lambda b=picture.data.nbytes: 2 * b - 4)
+        with pytest.raises(InputError, match=r"has shape \(64, 48.*crop or split it"):
+            read_picture(tmp_path / name)
 
 
 @pytest.mark.parametrize("files", [bad_files, huge_files])

@@ -1,9 +1,13 @@
 """fit, encode, reconstruct, score, sample and info, as users call them; and tables on disk."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from test_batch import on_linux, seconds_of, wait_for
 from test_cli import truvae
 from test_estimator import table
 
@@ -39,6 +43,29 @@ def test_fit_says_what_was_learned(fitted):
     assert sorted(p.name for p in (folder / "model").iterdir()) == [
         "config.json", "model.safetensors"
     ]  # fmt: skip
+
+
+def test_fit_says_it_to_people_in_few_digits(fitted):
+    folder, _, done = fitted
+    record = json.loads(done.stdout)
+    options = ["--latents", 8, "--hidden", 8, "--states", 8, "--epochs", 3, "-q"]
+    told = run("fit", folder / "data.csv", "-o", folder / "again", *options).stdout
+    assert f"  F {record['elbo']:.2f}  sigma {record['sigma']:.4g}  " in told
+
+
+@on_linux
+def test_a_signal_ends_the_training_within_an_epoch(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60_000, 16)))
+    command = [sys.executable, "-m", "truvae", "fit", tmp_path / "x.npy", "-o", tmp_path / "model",
+               "--latents", "8", "--states", "4", "--json", "--seed", "1"]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for(lambda: seconds_of(process.pid) > 5)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 130 and "Traceback" not in stderr
+    assert json.loads(stdout)["epochs"] <= 2 and (tmp_path / "model" / "config.json").exists()
 
 
 def test_what_the_commands_write_is_what_the_estimator_says(fitted):

@@ -1,9 +1,7 @@
 """The command line: parse, call the public functions, write."""
 
-import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,14 +9,14 @@ from typing import Any
 
 import click
 
-from truvae import __version__
+from truvae import __version__, batch
 from truvae.errors import InputError
 from truvae.model_commands import COMMANDS
 from truvae.options import RUN_OPTIONS, finite, numbers, one_of, with_options
 from truvae.signals import StopSignals
 
 _START = time.perf_counter()
-_SOME_FAILED, _BAD_INPUT = 1, 2
+_BAD_INPUT = 2
 _DEMO_SIGMA = 25.0
 
 
@@ -29,7 +27,7 @@ _RUN_OPTIONS = [
         type=click.FloatRange(min=0, min_open=True),
         callback=finite,
         metavar="SECONDS",
-        help="Finish within this time, everything included.",
+        help="Finish within this time, everything included; for each file.",
     ),
     *RUN_OPTIONS,
     click.option(
@@ -113,6 +111,20 @@ _FILE_OPTIONS = [
         help="A file; a folder if there are several IN.",
     ),
     click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Files to restore at a time, each in a process with its share of the --threads.",
+    ),
+    click.option("--skip-existing", is_flag=True, help="Leave out files whose output exists."),
+    click.option(
+        "--shared-model",
+        is_flag=True,
+        help="Pictures of one shape and type: restore them together, with models in common.",
+    ),
+    click.option(
         "--reference", metavar="FILE", help="The clean picture, to measure the result with."
     ),
     click.option(
@@ -130,8 +142,9 @@ _FILE_OPTIONS = [
 def denoise(inputs: tuple[str, ...], output: str, **options: Any) -> int:
     """Remove the noise from pictures and stacks (PNG, JPEG, TIFF or NPY), grey or colour.
 
-    The extension of OUT decides its format; the type of the pixels stays that of IN. Pixels that
-    are NaN are missing, and filled in.
+    IN are files, folders, or quoted patterns such as 'scans/**/*.tif'. The extension of OUT decides
+    its format; the type of the pixels stays that of IN. Pixels that are NaN are missing, and filled
+    in.
     """
     return _all_files(inputs, output, options)
 
@@ -202,62 +215,29 @@ def demo(output: str, **options: Any) -> int:
     options |= {"add_noise": _DEMO_SIGMA, "reference": None, "quality": "fast"}
     options |= {"report": page, "save_model": model}
     with StopSignals() as stop:
-        done = _reported(clean, after, options, stop)
-    return 128 + stop.received if stop.received else 0 if done else _BAD_INPUT
+        return batch.restore_all([batch.Task(clean, after, options)], _START, stop)
 
 
 def _all_files(inputs: tuple[str, ...], output: str, options: dict[str, Any]) -> int:
-    """Restore one file after the other; return the exit status."""
-    jobs = _jobs(inputs, output)
-    several, targets = _several(inputs), [target for _, target in jobs]
+    """Restore one file or many; return the exit status."""
+    how = {name: options.pop(name) for name in ("jobs", "skip_existing", "shared_model")}
+    pairs, several = batch.pair(inputs, output), batch.are_several(inputs)
+    targets = [target for _, target in pairs]
     pages = _pages(options["report"], several, targets)
-    models = _models(options["save_model"], several, targets)
-    saves = _checkpoints(options["checkpoint"], options["resume"], several, targets)
-    with StopSignals() as stop:
-        done = [
-            _reported(
-                source,
-                target,
-                options | {"report": page, "save_model": model, "checkpoint": states},
-                stop,
-            )
-            for (source, target), page, model, states in zip(
-                jobs, pages, models, saves, strict=True
-            )
-        ]
-    if stop.received:
-        return 128 + stop.received
-    if all(done):
-        return 0
-    return _BAD_INPUT if len(jobs) == 1 else _SOME_FAILED
-
-
-def _jobs(inputs: tuple[str, ...], output: str) -> list[tuple[Path, Path]]:
-    """Pair every input with its output: file to file, or several files and folders to a folder."""
-    paths, out = [Path(name) for name in inputs], Path(output)
-    if not _several(inputs):
-        return [(paths[0], out)]
-    if not out.is_dir():
-        raise InputError(
-            f"several pictures go to a folder, and {output} is not one: give an existing folder"
+    # Pictures that share a model have one folder for it, and one checkpoint.
+    apart, n = several and not how["shared_model"], len(targets)
+    owners = targets if apart else targets[:1]
+    models = _models(options["save_model"], apart, owners) * (n // len(owners))
+    saves = _checkpoints(options["checkpoint"], options["resume"], apart, owners)
+    saves *= n // len(owners)
+    tasks = [
+        batch.Task(
+            source, target, options | {"report": page, "save_model": model, "checkpoint": states}
         )
-    files = [file for path in paths for file in _files(path)]
-    if not files:
-        raise InputError(f"no PNG, JPEG, TIFF or NPY files in {' '.join(inputs)}")
-    targets = [out / _lossless(file.name) for file in files]
-    _check_distinct(targets)
-    return list(zip(files, targets, strict=True))
-
-
-def _several(inputs: tuple[str, ...]) -> bool:
-    """Tell whether there may be several pictures, as in a folder."""
-    return len(inputs) > 1 or Path(inputs[0]).is_dir()
-
-
-def _check_distinct(targets: list[Path]) -> None:
-    for target, count in Counter(targets).items():
-        if count > 1:
-            raise InputError(f"{count} of the inputs would be written to {target}: rename them")
+        for (source, target), page, model, states in zip(pairs, pages, models, saves, strict=True)
+    ]
+    with StopSignals() as stop:
+        return batch.restore_all(tasks, _START, stop, **how)
 
 
 def _pages(report: str | None, several: bool, targets: list[Path]) -> list[Path | None]:
@@ -303,49 +283,10 @@ def _beside(
             f"several {what} go to a folder, and {given} is not one: give an existing folder"
         )
     places = [given / name if several else given for name in names]
-    _check_distinct(places)
+    batch.check_distinct(places)
     for place in places:
         check(place)
     return [*places]
-
-
-def _lossless(name: str) -> str:
-    """Return the name of the output: a JPEG, which would add errors, becomes a PNG."""
-    path = Path(name)
-    return path.stem + ".png" if path.suffix.lower() in (".jpg", ".jpeg") else name
-
-
-def _files(path: Path) -> list[Path]:
-    """Return the pictures in a folder, or the file itself."""
-    from truvae.io import EXTENSIONS
-
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS)
-
-
-def _reported(source: Path, target: Path, options: dict[str, Any], stop: "StopSignals") -> bool:
-    """Restore a file and print the result or the error; return whether it went well."""
-    if stop.received:
-        return False
-    from truvae.files import restore_file, summary
-
-    start = time.perf_counter() if stop.used else _START
-    stop.used = True
-    try:
-        record = restore_file(source, target, options, start, lambda: stop.received is not None)
-    except (InputError, OSError) as error:
-        record = {"input": str(source), "error": _one_line(error)}
-        print(f"truvae: error: {record['error']}", file=sys.stderr)
-    if options["as_json"]:
-        print(json.dumps(record, allow_nan=False), flush=True)
-    elif "error" not in record:
-        print(summary(record), flush=True)
-    return "error" not in record
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 for command in COMMANDS:

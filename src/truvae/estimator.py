@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import asdict
+from itertools import takewhile
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -23,10 +24,10 @@ from truvae.decoders import MLP
 from truvae.errors import InputError
 from truvae.inference import infer, nearest_states
 from truvae.model import Model
-from truvae.noise import BernoulliNoise, Gaussian, Noise, PoissonNoise
+from truvae.noise import BernoulliNoise, Gaussian, Noise, PoissonNoise, on_device
 from truvae.population import Population
 from truvae.proposals import GradientFlips, Neighbours, Proposal
-from truvae.recipes import Recipe
+from truvae.recipes import Recipe, check_positive, check_whole
 from truvae.refine import refine_rows
 from truvae.saving import load_model, save_model
 from truvae.scaling import Scaling
@@ -37,6 +38,8 @@ Array = npt.NDArray[Any]
 NOISES = ("gaussian", "gaussian-per-feature", "bernoulli", "poisson")
 # Coordinates in which rows count as near.
 _COORDINATES = 48
+# Seconds of a time budget that are set aside for the look at each value of the training data.
+_SECONDS_PER_VALUE = 7e-6
 # Least number of steps of the optimiser in an epoch, if the batches need not be too small for that.
 _BATCHES = 32
 # Parameters that are saved as they are.
@@ -80,7 +83,10 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
     batch_size
         Rows for each step of the optimiser; None for 64, or fewer of small tables.
     time_budget
-        Seconds that `fit` may take; None for any.
+        Seconds that `fit` may take; None for any. If they do not even suffice for one pass through
+        the data, `reconstruct` has poorer references.
+    should_stop
+        Asked now and then; training ends once it says True. None for never.
     callbacks
         Called with the record of each epoch (`training.Epoch`, in units of the data); training
         ends when one returns True. `truvae.callbacks` has some.
@@ -145,6 +151,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         learning_rate: float = 0.005,
         batch_size: int | None = None,
         time_budget: float | None = None,
+        should_stop: Callable[[], bool] | None = None,
         callbacks: Sequence[Callable[[Epoch], bool | None]] = (),
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -161,6 +168,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.time_budget = time_budget
+        self.should_stop = should_stop
         self.callbacks = callbacks
         self.device = device
         self.random_state = random_state
@@ -173,6 +181,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         InputError
             If an option makes no sense, or a feature has no value. It is a ValueError.
         """
+        clock = Clock(self.time_budget, should_stop=self.should_stop or (lambda: False))
         X = _valid(self, X, reset=True)
         recipe, device = self._recipe(len(X)), device_called(self.device)
         self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -184,8 +193,15 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         self.population_ = recipe.states(len(data), generator)
         self._old = self._coordinates(data)
         chunks = recipe.chunks(len(data), self._old)
-        self._train(recipe, data, chunks, generator)
-        self._references = self._complete(data, chunks, recipe, generator)
+        looking = _SECONDS_PER_VALUE * data.numel()
+        to_look = looking < clock.left() / 2
+        training = clock.without(looking if to_look else 0)
+        self._train(recipe, data, chunks, generator, training)
+        estimate = self._complete(recipe, data, chunks, generator, training)
+        if to_look and clock.left() > looking / 2:
+            known = torch.where(data.isfinite(), data, estimate)
+            estimate = self._look(data, estimate, known, generator)
+        self._references = estimate  # among which similar rows are looked for
         return self
 
     def transform(self, X: npt.ArrayLike) -> Array:
@@ -234,7 +250,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         (n_samples, n_features), in units of the data.
         """
         found = self._inferred(X)
-        estimate = _means(found.groups, found.data)
+        estimate = _means(found.groups, torch.empty_like(found.data))
         for _ in range(looks):
             estimate = self._look(found.data, estimate, self._references, found.generator)
         return _numpy(self.scaling_.restore(estimate), found.X)
@@ -264,8 +280,8 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
     def save(self, folder: str | PathLike[str]) -> None:
         """Save as a folder, `model.safetensors` and `config.json` (see `saving.save_model`).
 
-        Callbacks are not saved, nor are a search and a decoder of one's own: of the latter only the
-        parameters are.
+        Callbacks and `should_stop` are not saved, nor are a search and a decoder of one's own: of
+        the latter only the parameters are.
         """
         check_is_fitted(self)
         config = {
@@ -373,16 +389,17 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
 
     def _recipe(self, n_rows: int) -> Recipe:
         """Return how to train; raise an `InputError` for options that make no sense."""
-        whole = {"n_latents": self.n_latents, "n_states": self.n_states,
-                 "max_epochs": self.max_epochs, "batch_size": self.batch_size or 1}  # fmt: skip
+        if not isinstance(self.hidden, Iterable):
+            raise InputError(f"hidden must be a list of whole numbers, not {self.hidden}")
+        whole = {name: getattr(self, name) for name in ("n_latents", "n_states", "max_epochs")}
+        if self.batch_size is not None:
+            whole["batch_size"] = self.batch_size
         for name, value in (*whole.items(), *(("hidden", units) for units in self.hidden)):
-            if value < 1 or value != int(value):
-                raise InputError(f"{name} must be a whole number of 1 or more, not {value}")
-        if self.n_states > 2**self.n_latents:
-            raise InputError(
-                f"{self.n_latents} latents have only {2**self.n_latents} states, not "
-                f"{self.n_states}: take fewer states or more latents"
-            )
+            check_whole(name, value)
+        check_positive("active", self.active)
+        check_positive("learning_rate", self.learning_rate)
+        if self.time_budget is not None:
+            check_positive("time_budget", self.time_budget)
         return Recipe(
             n_latents=self.n_latents,
             hidden=tuple(self.hidden),
@@ -410,14 +427,17 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         return Model(prior, decoder, noise)
 
     def _train(
-        self, recipe: Recipe, data: Tensor, chunks: Chunks, generator: torch.Generator
+        self,
+        recipe: Recipe,
+        data: Tensor,
+        chunks: Chunks,
+        generator: torch.Generator,
+        clock: Clock,
     ) -> None:
         """Train, record each epoch, and call the callbacks."""
         self.history_ = []
         entries = data.isfinite().double().mean(0).cpu().numpy()
-        epochs = recipe.train(
-            self.model_, self.population_, data, chunks, generator, Clock(self.time_budget)
-        )
+        epochs = recipe.train(self.model_, self.population_, data, chunks, generator, clock)
         for epoch in epochs:
             self.history_.append(self.scaling_.record(epoch, entries, self.model_.noise))
             # All of them see every epoch.
@@ -442,12 +462,16 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         return _Inferred(X, data, population, groups, generator)
 
     def _complete(
-        self, data: Tensor, chunks: Chunks, recipe: Recipe, generator: torch.Generator
+        self,
+        recipe: Recipe,
+        data: Tensor,
+        chunks: Chunks,
+        generator: torch.Generator,
+        clock: Clock,
     ) -> Tensor:
-        """Return estimates of the training data, among which similar rows are looked for."""
+        """Return estimates of the training data; rows stay as they are once the time is up."""
         groups = posterior(self.model_, self.population_, data, chunks, recipe.search, generator)
-        estimate = _means(groups, data)
-        return self._look(data, estimate, torch.where(data.isfinite(), data, estimate), generator)
+        return _means(takewhile(lambda _: clock.left() > 0, groups), _filled(data))
 
     def _look(
         self, data: Tensor, estimate: Tensor, references: Tensor, generator: torch.Generator
@@ -473,12 +497,11 @@ class _Inferred(NamedTuple):
     generator: torch.Generator
 
 
-def _means(groups: Iterable[Posterior], like: Tensor) -> Tensor:
-    """Return the posterior means of all groups as one table (N, D)."""
-    means = torch.empty_like(like)
+def _means(groups: Iterable[Posterior], table: Tensor) -> Tensor:
+    """Write the posterior means of all groups into a table (N, D)."""
     for group in groups:
-        means[group.rows] = group.mean
-    return means
+        table[group.rows] = group.mean
+    return table
 
 
 def _valid(estimator: TVAE, X: npt.ArrayLike, reset: bool) -> Array:
@@ -493,7 +516,7 @@ def _valid(estimator: TVAE, X: npt.ArrayLike, reset: bool) -> Array:
 def _noise(noise: str | Noise, data: Tensor) -> Noise:
     """Return the noise model at the start of the training on standardised data."""
     if isinstance(noise, Noise):
-        return deepcopy(noise)
+        return on_device(noise, data.device)
     variance = data[data.isfinite()].var(correction=0).clamp(min=1e-6)
     made: dict[str, Callable[[], Noise]] = {
         "gaussian": lambda: Gaussian(variance),

@@ -1,11 +1,10 @@
 """One picture file: read it, restore it, write the result, and say what was done."""
 
 import math
-import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from truvae import __version__
 from truvae.errors import InputError
 from truvae.io import Picture, check_output, read_picture, read_plane, to_dtype, write_picture
+from truvae.threads import use_threads
 
 if TYPE_CHECKING:
     from truvae.restore import Result
@@ -67,6 +67,52 @@ class _Experiment:
         return np.where(self.missing, np.nan, self.damaged)
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A picture that is to be restored, and where the result goes."""
+
+    source: Path
+    target: Path
+    options: Mapping[str, Any]
+    picture: Picture
+    experiment: _Experiment
+
+    @staticmethod
+    def begin(source: Path, target: Path, options: Mapping[str, Any]) -> "_Work":
+        """Read the picture; check where the result goes before any work."""
+        picture = read_picture(source)
+        check_output(target, picture)
+        if target.exists() and target.samefile(source):
+            raise InputError(f"{target} is the input: give another output file")
+        return _Work(source, target, options, picture, _experiment(picture, options))
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be told of the input."""
+        return [*self.picture.notes, *_share(self.experiment.missing)]
+
+    def finish(self, result: "Result", warned: list[str], start: float) -> dict[str, Any]:
+        """Write the result and a report, and return the record."""
+        picture, options = self.picture, self.options
+        restored = to_dtype(result.restored, picture.data.dtype)
+        late = [*warned, *write_picture(self.target, replace(picture, data=restored))]
+        _tell(late, options)
+        record = _describe(result, options)
+        record |= {"input": str(self.source), "output": str(self.target)}
+        record |= {"shape": list(picture.data.shape)}
+        record |= _measure(self.experiment, restored, picture.channels) | _cost(start)
+        record |= {"notes": [*self.notes, *late]}
+        record |= {"report": options["report"] and str(options["report"])}
+        record |= {"saved_model": options["save_model"] and str(options["save_model"])}
+        if options["report"]:
+            from truvae.report import write_report
+
+            axis = -1 if picture.channels else None
+            result, before = replace(result, restored=restored), self.experiment.seen
+            write_report(options["report"], result, before, record, channel_axis=axis)
+        return record
+
+
 def restore_file(
     source: Path,
     target: Path,
@@ -93,30 +139,88 @@ def restore_file(
     InputError
         If the file or an option makes no sense.
     """
-    picture = read_picture(source)
-    check_output(target, picture)
-    if target.exists() and target.samefile(source):
-        raise InputError(f"{target} is the input: give another output file")
-    experiment = _experiment(picture, options)
-    notes = [*picture.notes, *_share(experiment.missing)]
-    result, warned = _restore(experiment, picture.channels, notes, options, start, should_stop)
-    restored = to_dtype(result.restored, picture.data.dtype)
-    late = [*warned, *write_picture(target, replace(picture, data=restored))]
-    _tell(late, options)
-    record = _describe(result, options)
-    record |= {"input": str(source), "output": str(target), "shape": list(picture.data.shape)}
-    record |= _measure(experiment, restored, picture.channels) | _cost(start)
-    record |= {"notes": [*notes, *late], "report": options["report"] and str(options["report"])}
-    record |= {"saved_model": options["save_model"] and str(options["save_model"])}
+    work = _Work.begin(source, target, options)
+    channels = work.picture.channels
+    result, warned = _restore(work.experiment, channels, work.notes, options, start, should_stop)
+    record = work.finish(result, warned, start)
     if options["save_model"]:
         _save_model(options["save_model"], result)
-    if options["report"]:
-        from truvae.report import write_report
-
-        axis = -1 if picture.channels else None
-        result = replace(result, restored=restored)
-        write_report(options["report"], result, experiment.seen, record, channel_axis=axis)
     return record
+
+
+def restore_together(
+    tasks: Sequence[tuple[Path, Path, Mapping[str, Any]]],
+    start: float,
+    should_stop: Callable[[], bool],
+) -> list[dict[str, Any]]:
+    """Restore pictures of one shape, type and kind with models that they share.
+
+    Parameters
+    ----------
+    tasks
+        For each picture what `restore_file` is told of it. Options but those for single files are
+        the same for all.
+    start, should_stop
+        As for `restore_file`.
+
+    Returns
+    -------
+    A record for each picture; what it tells of models, noise and patches is of all of them. Files
+    that cannot be read or written have no part in it, and a record with "input" and "error" only.
+
+    Raises
+    ------
+    InputError
+        If an option makes no sense, or the pictures are of different shapes or types.
+    """
+    works, records = [], []
+    for task in tasks:
+        try:
+            works.append(_Work.begin(*task))
+        except (InputError, OSError) as error:
+            records.append(failure(task[0], error))
+    if not works:
+        return records
+    result, warned = _restore_alike(works, start, should_stop)
+    for work, restored in zip(works, result.restored, strict=True):
+        missing = float(np.isnan(work.experiment.seen).mean())
+        part = replace(result, restored=restored, missing=missing)
+        records.append(work.finish(part, warned if work is works[0] else [], start))
+    if works[0].options["save_model"]:
+        _save_model(works[0].options["save_model"], result)
+    return records
+
+
+def failure(source: Path, error: BaseException) -> dict[str, Any]:
+    """Return the record of a file that could not be restored."""
+    return {"input": str(source), "error": " ".join(str(error).split())}
+
+
+def _restore_alike(
+    works: Sequence[_Work], start: float, should_stop: Callable[[], bool]
+) -> tuple["Result", list[str]]:
+    """Restore pictures as if they were the frames of one stack."""
+    _check_alike(works)
+    damaged = np.stack([work.experiment.damaged for work in works])
+    masks = [m for work in works if (m := work.experiment.missing) is not None]
+    experiment = _Experiment(damaged, np.stack(masks) if masks else None, None)
+    notes = [*dict.fromkeys(note for work in works for note in work.notes)]
+    options, channels = {**works[0].options, "stack": "shared"}, works[0].picture.channels
+    return _restore(experiment, channels, notes, options, start, should_stop)
+
+
+def _check_alike(works: Sequence[_Work]) -> None:
+    """Raise an `InputError` for pictures that cannot share models."""
+    kinds: dict[str, Path] = {}
+    for work in works:
+        data, channels = work.picture.data, work.picture.channels
+        kinds.setdefault(f"{data.shape}{' in colour' * channels} of {data.dtype}", work.source)
+    if len(kinds) > 1:
+        (first, path), (second, other), *_ = kinds.items()
+        raise InputError(
+            f"a shared model is for pictures of one shape and type: {path} has shape {first}, "
+            f"{other} {second}; give those that are alike"
+        )
 
 
 def _save_model(folder: Path, result: "Result") -> None:
@@ -217,14 +321,9 @@ def _restore(
     """Call `truvae.denoise` or `truvae.inpaint` with a progress bar; return warnings too."""
     budget, overhead = options["time_budget"], _OVERHEAD
     overhead += _REPORT_OVERHEAD if options["report"] else 0
-    if options["threads"]:
-        os.environ["OMP_NUM_THREADS"] = str(options["threads"])
-    import torch
-
+    use_threads(options["threads"])
     from truvae import restore
 
-    if options["threads"]:
-        torch.set_num_threads(options["threads"])
     chosen = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
     with _progress_bar(notes, options) as (on_progress, on_epoch), _caught() as messages:
         chosen |= {
@@ -382,4 +481,4 @@ def summary(record: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-__all__ = ["add_noise", "restore_file", "summary"]
+__all__ = ["add_noise", "failure", "restore_file", "restore_together", "summary"]

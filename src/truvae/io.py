@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from truvae.errors import InputError
+from truvae.memory import check_fits
 
 Array = npt.NDArray[Any]
 
@@ -128,9 +129,9 @@ def read_plane(path: str | os.PathLike[str]) -> Array:
         As `read_picture`, and if the file is a stack.
     """
     path = Path(path)
-    if _kind(path) == "npy" and _header(path).dtype == bool:
-        flags = _header(path)
-        check_size(path, flags.shape)
+    if _kind(path) == "npy" and map_npy(path).dtype == bool:
+        flags = map_npy(path)
+        check_size(path, flags.shape, 1)
         picture = Picture(np.array(flags))
     else:
         picture = read_picture(path)
@@ -245,8 +246,11 @@ def join_alpha(picture: Picture) -> Array:
     return np.concatenate([data, picture.alpha[..., None]], axis=-1)
 
 
-def check_size(path: Path, shape: tuple[int, ...]) -> None:
-    """Refuse, before memory is taken, a file that is no picture or claims to be enormous."""
+def check_size(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
+    """Refuse, before memory is taken, a file that is no picture or claims to be enormous.
+
+    `itemsize` are the bytes of a value.
+    """
     if len(shape) < 2:
         raise InputError(
             f"{path} has shape {shape}: a picture has two axes or more, rows and columns last"
@@ -257,6 +261,7 @@ def check_size(path: Path, shape: tuple[int, ...]) -> None:
         raise InputError(
             f"{path} has shape {shape}: at most {_MAX_VALUES} values are read, crop or split it"
         )
+    check_fits(path, shape, itemsize)
 
 
 def _readers() -> dict[str, Callable[[Path], Picture]]:
@@ -333,10 +338,16 @@ def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(f"{path} is damaged or cut short: {message}")
 
 
-def _header(path: Path) -> Array:
-    """Map an NPY file, which reads no values yet."""
+def map_npy(path: Path) -> Array:
+    """Map an NPY file, which reads no values yet.
+
+    Raises
+    ------
+    InputError
+        If it is damaged, none, or holds Python objects.
+    """
     try:
-        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        return np.lib.format.open_memmap(path, mode="r")
     except Exception as error:
         if "Python objects" in str(error):
             raise InputError(f"{path} holds Python objects, not integers or floats") from None
@@ -344,9 +355,9 @@ def _header(path: Path) -> Array:
 
 
 def _read_npy(path: Path) -> Picture:
-    values = _header(path)
+    values = map_npy(path)
     _check_data(path, values)
-    check_size(path, values.shape)
+    check_size(path, values.shape, values.dtype.itemsize)
     values = np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
     if values.ndim < 3 or values.shape[-1] not in (3, 4):
         return Picture(values)
@@ -416,6 +427,7 @@ __all__ = [
     "Picture",
     "check_output",
     "check_place",
+    "map_npy",
     "read_picture",
     "read_plane",
     "to_dtype",

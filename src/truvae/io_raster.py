@@ -11,17 +11,22 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from truvae.errors import InputError
 from truvae.io import Array, Picture, join_alpha, split_alpha
+from truvae.memory import check_fits
 
 _JPEG_OPTIONS = {"quality": 95, "subsampling": 0}
 _GREY_ALPHA = 4  # a colour type in the header of a PNG, like 2 (RGB) and 6 (RGB and alpha)
 _GREY, _DEEP_COLOUR = 0, (2, _GREY_ALPHA, 6)
+_SAMPLES = {2: 3, _GREY_ALPHA: 2, 6: 4}
+_MOST_DEFLATED = 1032  # bytes from one, by the method of PNG files
 
 
 def read_png(path: Path) -> Picture:
     """Read a PNG of any depth and colour type; 1, 2 and 4 bit become 8 bit."""
     with path.open("rb") as file:
-        depth, colour_type = file.read(26)[24:]
+        columns, rows, depth, colour_type = struct.unpack(">IIBB", file.read(26)[16:])
+    _check_claim(path, rows, columns * depth * _SAMPLES.get(colour_type, 1))
     if depth in (2, 4) and colour_type == _GREY:
         picture = _read(path, "PNG")
         note = f"{depth} bit values were multiplied by {255 // (2**depth - 1)} (uint8)"
@@ -29,6 +34,7 @@ def read_png(path: Path) -> Picture:
     if depth != 16 or colour_type not in _DEEP_COLOUR:
         return _read(path, "PNG")
     with Image.open(path, formats=["PNG"]) as image:
+        _check_memory(path, image, 2)
         metadata, notes = _metadata(image), _left_out(image)
     data, alpha = split_alpha(*_deep_colour(path, colour_type))
     return Picture(data, colour_type != _GREY_ALPHA, alpha, metadata, tuple(notes))
@@ -91,6 +97,7 @@ def exif_of_orientation(value: int) -> bytes:
 
 def _read(path: Path, kind: str) -> Picture:
     with Image.open(path, formats=[kind]) as image:
+        _check_memory(path, image, 4 if image.mode.startswith("I") else 1)
         metadata, notes = _metadata(image), _left_out(image)
         values, more = _values(image)
     if "CMYK" in "".join(more):
@@ -99,6 +106,18 @@ def _read(path: Path, kind: str) -> Picture:
         return Picture(values, metadata=metadata, notes=(*notes, *more))
     data, alpha = split_alpha(values, 3 if values.shape[-1] > 2 else 1)
     return Picture(data, data.ndim == 3, alpha, metadata, (*notes, *more))
+
+
+def _check_claim(path: Path, rows: int, bits: int) -> None:
+    """Refuse a file with too few bytes for so many rows, each of so many bits."""
+    if rows * (bits // 8) > _MOST_DEFLATED * path.stat().st_size:
+        raise InputError(f"{path} is damaged or cut short: {rows} rows of {bits // 8} bytes cannot "
+                         f"be stored in {path.stat().st_size} bytes")  # fmt: skip
+
+
+def _check_memory(path: Path, image: Image.Image, itemsize: int) -> None:
+    """Refuse, before it is decoded, a picture that does not fit into memory."""
+    check_fits(path, (image.height, image.width, len(image.getbands())), itemsize)
 
 
 def _values(image: Image.Image) -> tuple[Array, list[str]]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,7 +36,8 @@ def read_tiff(path: Path) -> Picture:
     with _messages() as messages, tifffile.TiffFile(path) as tiff:
         series = _main_series(path, tiff)
         page = series.keyframe
-        check_size(path, series.shape)
+        check_size(path, series.shape, series.dtype.itemsize)
+        _check_parts(path, page)
         stored_values = _decoded(path, series).transpose(_order(series.axes))
         values, notes = _grey_or_rgb(path, page, series.kind, stored_values)
         stored, more = _stored(tiff, series, stored_values, values)
@@ -106,6 +108,16 @@ def _main_series(path: Path, tiff: Any) -> Any:
             f"{path} holds {len(main)} pictures of different kinds ({shapes}): give them one by one"
         )
     return (main or tiff.series)[0]
+
+
+def _check_parts(path: Path, page: Any) -> None:
+    """Refuse a page that lacks strips or tiles: they would be read as zeros."""
+    needed, there = prod(page.chunked), len(page.dataoffsets)
+    if there < needed:
+        raise InputError(
+            f"{path} is damaged or cut short: shape {page.shape} needs {needed} strips or tiles, "
+            f"and there are {there}"
+        )
 
 
 def _order(axes: str) -> list[int]:

@@ -13,6 +13,7 @@ import click
 from truvae.errors import InputError
 from truvae.options import RUN_OPTIONS, finite, numbers, one_of, with_options
 from truvae.signals import StopSignals
+from truvae.threads import use_threads
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _OUTPUT = click.option("-o", "--output", required=True, metavar="OUT", help="NPY, CSV or TSV.")
@@ -56,27 +57,28 @@ def fit(data: str, output: str, **options: Any) -> int:
 
     check_folder(Path(output))
     x = read_table(data)
-    _use_threads(options)
+    use_threads(options["threads"])
     from truvae import callbacks
     from truvae.estimator import TVAE
 
     names = ("noise", "n_latents", "n_states", "max_epochs", "time_budget", "device")
     hidden = tuple(n for n in options["hidden"] if n)
     with StopSignals() as stop:
-        called: list[callbacks.Callback] = [lambda epoch: stop.received is not None]
+        called: list[callbacks.Callback] = []
         if options["verbose"]:
             called.append(_tell_epoch)
         if not options["quiet"]:
             called.append(callbacks.progress_bar(leave=False))
         chosen = {name: options[name] for name in names}
-        est = TVAE(**chosen, hidden=hidden, callbacks=called, random_state=options["seed"])
+        chosen |= {"should_stop": lambda: stop.received is not None, "callbacks": called}
+        est = TVAE(**chosen, hidden=hidden, random_state=options["seed"])
         with _told_in_one_line():
             est.fit(x)
         est.save(output)
     record = {"input": data, "output": output, "kind": "table", "seed": options["seed"],
               **_describe(est), "seconds": time.perf_counter() - start}  # fmt: skip
-    _print(record, options, "{output}  F {elbo}  sigma {sigma}  {active_latents:.2f} active "
-           "latents  {epochs} epochs in {seconds:.1f} s")  # fmt: skip
+    _print(record, options, f"{{output}}  F {est.elbo_:.2f}  sigma {_rounded(record['sigma'])}  "
+           "{active_latents:.2f} active latents  {epochs} epochs in {seconds:.1f} s")  # fmt: skip
     return 128 + stop.received if stop.received else 0
 
 
@@ -206,11 +208,17 @@ def _describe(est: Any) -> dict[str, Any]:
     }
 
 
-def _use_threads(options: dict[str, Any]) -> None:
-    if options["threads"]:
-        import torch
+def _rounded(sigma: float | list[float] | None) -> str:
+    """Return four digits of a number; of the numbers of all features their range.
 
-        torch.set_num_threads(options["threads"])
+    Examples
+    --------
+    >>> _rounded(0.123456), _rounded([0.5, 0.25, 2 / 3]), _rounded(None)
+    ('0.1235', '0.25 to 0.6667', 'none')
+    """
+    if sigma is None:
+        return "none"
+    return f"{min(sigma):.4g} to {max(sigma):.4g}" if isinstance(sigma, list) else f"{sigma:.4g}"
 
 
 def _tell_epoch(epoch: Any) -> None:

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +87,20 @@ class Noise(ABC):
 
     def update(self, sums: Tensor) -> None:  # noqa: B027  (nothing to learn is a fine default)
         """Set what is learned in closed form (Eq. 10) from the sums over all data."""
+
+
+def on_device(noise: Noise, device: torch.device) -> Noise:
+    """Return a copy of a noise model whose tensors and modules, its attributes, are on a device."""
+    copy = deepcopy(noise)
+    for name, value in vars(copy).items():
+        if isinstance(value, nn.Parameter):
+            moved: object = nn.Parameter(value.detach().to(device), value.requires_grad)
+        elif isinstance(value, Tensor | nn.Module):
+            moved = value.to(device)
+        else:
+            continue
+        setattr(copy, name, moved)
+    return copy
 
 
 @dataclass
@@ -504,4 +519,5 @@ __all__ = [
     "Gaussian",
     "Noise",
     "PoissonNoise",
+    "on_device",
 ]

@@ -1,13 +1,17 @@
 """Recipes: everything that the training of one model can be told (the columns of Table 1)."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from truvae.chunks import Chunks, NearChunks, ShuffledChunks
 from truvae.decoders import MLP, relu
+from truvae.errors import InputError
 from truvae.model import Bernoulli, Model
 from truvae.population import Population, SharedPool
 from truvae.proposals import (
@@ -22,6 +26,18 @@ from truvae.training import Adam, Clock, Cyclic, Data, Epoch, OneCycle, fit
 
 # Data points between one M-step and the next, where groups share states.
 _CHUNK = 2048
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Raise an `InputError` that names a value unless it is a whole number of 1 or more."""
+    if not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{name} must be a whole number of 1 or more, not {value}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise an `InputError` that names a value unless it is a finite number above 0."""
+    if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise InputError(f"{name} must be a number above 0, not {value}")
 
 
 @dataclass(frozen=True)
@@ -70,6 +86,14 @@ class Recipe:
     """Makes the non-linearities of the hidden layers."""
     output: Callable[[], nn.Module] | None = None
     """Makes the non-linearity of the outputs, if there is one."""
+
+    def __post_init__(self) -> None:
+        """Check that there are as many states as asked for."""
+        if self.n_states > 2 ** min(self.n_latents, 64):
+            raise InputError(
+                f"{self.n_latents} latents have only {2**self.n_latents} states, not "
+                f"{self.n_states}: take fewer states or more latents"
+            )
 
     @property
     def shares(self) -> bool:
@@ -149,4 +173,4 @@ class Recipe:
         return replace(self, search=tuple(search))
 
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "check_positive", "check_whole"]

@@ -8,7 +8,7 @@ from typing import Any
 from truvae.errors import InputError
 from truvae.presets import Preset
 from truvae.proposals import SELECTIONS, Evolution
-from truvae.recipes import Recipe
+from truvae.recipes import Recipe, check_whole
 
 SMALLEST_PATCH = 7
 # Noise over the standard deviation of the noisy picture, below and above which other settings hold.
@@ -53,17 +53,10 @@ class Settings(Recipe):
         known = {name: value for name, value in given.items() if value is not None}
         for name, value in known.items():
             for number in value if name == "hidden" else (value,):
-                if number < 1 or number != int(number):
-                    label = name.replace("n_", "").replace("_", " ")
-                    raise InputError(f"{label} must be a whole number of 1 or more, not {number}")
+                check_whole(name.replace("n_", "").replace("_", " "), number)
         if "hidden" in known:
             known["hidden"] = tuple(known["hidden"])
         settings = replace(self, **known)
-        if settings.n_states > 2**settings.n_latents:
-            raise InputError(
-                f"{settings.n_latents} latents have only {2**settings.n_latents} states, "
-                f"not {settings.n_states}: take fewer states or more latents"
-            )
         _check_search(settings)
         return settings
 

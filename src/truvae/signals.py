@@ -1,8 +1,12 @@
 """Ctrl-C and SIGTERM: the first one asks the work to finish with what it has."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
@@ -13,14 +17,9 @@ class StopSignals:
     """
 
     received: int | None = None
-    used: bool = False
-    """Whether a restoration has begun: the first one also pays for the start of the program."""
 
     def __enter__(self) -> "StopSignals":
-        self._before = {
-            int(number): signal.signal(number, self._note)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._before = {int(number): signal.signal(number, self._note) for number in _STOPPING}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -32,4 +31,17 @@ class StopSignals:
         signal.signal(number, self._before[number])
 
 
-__all__ = ["StopSignals"]
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back: a process that is started meanwhile never sees them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+__all__ = ["StopSignals", "held"]

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from truvae.errors import InputError
-from truvae.io import check_place, whole_file
+from truvae.io import check_place, map_npy, whole_file
+from truvae.memory import check_fits
 
 Array = npt.NDArray[Any]
 
@@ -80,11 +82,11 @@ def write_table(path: Path, values: Array) -> None:
 
 
 def _read_npy(path: Path) -> Array:
-    try:
-        values: Array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} is no NPY file of numbers: {error}") from None
-    return values
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of headers that NumPy finds odd
+        values = map_npy(path)
+    check_fits(path, values.shape, values.dtype.itemsize)
+    return np.array(values, dtype=values.dtype.newbyteorder("="))
 
 
 def _read_csv(path: Path) -> Array:
@@ -95,7 +97,11 @@ def _read_csv(path: Path) -> Array:
         raise InputError(f"{path} is no text in UTF-8") from None
     first = text.partition("\n")[0]
     delimiter = max("\t;,", key=first.count)
-    rows = [row or [""] for row in csv.reader(text.rstrip().splitlines(), delimiter=delimiter)]
+    try:
+        lines = csv.reader(text.rstrip().splitlines(), delimiter=delimiter)
+        rows = [row or [""] for row in lines]
+    except csv.Error as error:
+        raise InputError(f"{path} is no table of numbers: {error}") from None
     skipped = 1 if rows and not all(_is_number(cell) for cell in rows[0]) else 0
     width = len(rows[skipped]) if len(rows) > skipped else 0
     for number, row in enumerate(rows[skipped:], skipped + 1):
@@ -132,10 +138,13 @@ def _read_hdf5(path: Path, dataset: str) -> Array:
             if dataset not in names and not (dataset == "" and len(names) == 1):
                 raise InputError(f"say which data set of {path}: {path}:NAME with NAME one of "
                                  f"{', '.join(names)}")  # fmt: skip
-            values: Array = file[dataset or names[0]][()]
-    except OSError as error:
-        raise InputError(f"{path} is no HDF5 file: {error}") from None
-    return np.asarray(values)
+            found = file[dataset or names[0]]
+            check_fits(f"{path}:{found.name}", found.shape or (), found.dtype.itemsize)
+            return np.asarray(found[()])
+    except InputError:
+        raise
+    except Exception as error:  # h5py raises nearly anything on damaged files
+        raise InputError(f"{path} is damaged or no HDF5 file: {error}") from None
 
 
 __all__ = ["EXTENSIONS", "check_table_output", "read_table", "write_table"]

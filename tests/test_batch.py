@@ -1,0 +1,251 @@
+"""Many files: which they are, several at a time, errors, crashes, signals, models in common."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import strict, truvae
+from test_restore import noisy_scene
+from test_workers import is_gone
+
+from truvae import batch
+from truvae.errors import InputError
+from truvae.io import read_picture
+
+TINY = ["--latents", "16", "--hidden", "16", "--states", "8", "--epochs", "1", "--quality", "fast"]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with three small noisy pictures a, b and c, and an empty folder beside it."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (tmp_path / "out").mkdir()
+    for seed, name in enumerate("abc"):
+        _, noisy = noisy_scene(size=24, seed=seed)
+        Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def records(done):
+    """Return the records by the names of the inputs."""
+    return {Path(r["input"]).name: r for r in map(strict, done.stdout.splitlines())}
+
+
+# Which files
+
+
+def test_files_of_folders_and_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a.png", "in/deep/er/b.tif", "in/deep/c.txt", "in/d.jpg", "e[1].png", "e1.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "in/folder.png").mkdir()
+    (tmp_path / "out").mkdir()
+
+    def found(*inputs):
+        return [(str(source), str(target)) for source, target in batch.pair(inputs, "out")]
+
+    assert found("in") == [("in/a.png", "out/a.png"), ("in/d.jpg", "out/d.png")]
+    assert found("in/*", "in") == found("in")
+    assert found("in/**/*.tif") == [("in/deep/er/b.tif", "out/b.tif")]
+    assert found("in/**", "in/a.png") == [*found("in"), *found("in/**/*.tif")]
+    assert batch.pair(["e[1].png"], "x.png") == [(Path("e[1].png"), Path("x.png"))]
+    assert found("e?.png") == [("e1.png", "out/e1.png")]
+    with pytest.raises(InputError, match=r"no PNG, JPEG, TIFF or NPY files in \*.gif"):
+        found("*.gif")
+    with pytest.raises(InputError, match="give an existing folder"):
+        batch.pair(["*.png"], "none")
+
+
+# One at a time, or several
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_one_bad_file_does_not_stop_the_others(pictures, tmp_path, jobs):
+    (pictures / "bad.png").write_text("hello")
+    done = truvae("denoise", pictures / "*.png", "-o", tmp_path / "out", "--json", "--jobs", jobs,
+                  *TINY)  # fmt: skip
+    assert done.returncode == 1
+    told = records(done)
+    assert set(told) == {"a.png", "b.png", "c.png", "bad.png"}
+    assert set(told.pop("bad.png")) == {"input", "error"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(told)
+    table = done.stderr[done.stderr.index("file ") :].splitlines()
+    assert table[0].split() == ["file", "sigma", "seconds", "error"]
+    assert sorted(Path(line.split()[0]).name for line in table[1:]) == [*sorted({*told, "bad.png"})]
+    (failed,) = (line for line in table if "bad.png" in line)
+    assert "is not a picture" in failed
+    for name, record in told.items():
+        (line,) = (line for line in table if f"{name} " in line)
+        assert line.split()[1] == f"{record['sigma']:.4g}"
+
+
+def test_several_processes_restore_as_one_does(pictures, tmp_path):
+    for jobs, name in ((1, "one"), (2, "two")):
+        (tmp_path / name).mkdir()
+        done = truvae("denoise", pictures, "-o", tmp_path / name, "--jobs", jobs, "--threads", 1,
+                      "--add-noise", 5, "-q", *TINY)  # fmt: skip
+        assert done.returncode == 0 and done.stderr == ""
+        assert len(done.stdout.splitlines()) == 3 and "PSNR" in done.stdout
+    for name in ("a.png", "b.png", "c.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_what_exists_is_skipped_but_never_the_input(pictures, tmp_path):
+    (tmp_path / "out" / "b.png").write_text("mine")
+    done = truvae("denoise", pictures, "-o", tmp_path / "out", "--skip-existing", "--json", *TINY)
+    assert done.returncode == 0, done.stderr
+    told = records(done)
+    assert told["b.png"] == {"input": str(pictures / "b.png"), "skipped": True,
+                             "output": str(tmp_path / "out" / "b.png")}  # fmt: skip
+    assert (tmp_path / "out" / "b.png").read_text() == "mine"
+    assert told["a.png"]["epochs"] == 1 and "b.png skipped: the output exists" in done.stderr
+    done = truvae("denoise", pictures, "-o", tmp_path / "out", "--skip-existing", *TINY)
+    assert done.returncode == 0 and "3 files skipped" in done.stderr and done.stdout == ""
+    done = truvae("denoise", pictures, "-o", pictures, "--skip-existing", *TINY)
+    assert done.returncode == 1 and "is the input" in done.stderr
+
+
+# Signals
+
+
+def started(pictures, out, *options):
+    command = [sys.executable, "-m", "truvae", "denoise", pictures, "-o", out, "--jobs", "2",
+               *TINY, *options]  # fmt: skip
+    # In a group of its own, all of which gets the signal, as from a terminal.
+    return subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def children(pid):
+    """Return the processes that a process has started, but for the one that tidies up."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (path / "cmdline").read_text()
+        except OSError:
+            continue
+        if parent == pid and "spawn_main" in command:
+            found.append(int(path.name))
+    return found
+
+
+def wait_for(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+    return found
+
+
+on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+
+
+def seconds_of(pid):
+    """Return the processor time that a process has taken; it imports for one or two seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@on_linux
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_all_with_their_best_so_far(pictures, tmp_path, number, status):
+    with started(pictures, tmp_path / "out", "--json", "--epochs", "1000000") as process:
+        workers = wait_for(lambda: len(c := children(process.pid)) == 2 and c)
+        wait_for(lambda: all(seconds_of(pid) > 4 for pid in workers))
+        os.killpg(process.pid, number)
+        stdout, stderr = process.communicate(timeout=90)
+    assert process.returncode == status
+    told = {Path(json.loads(line)["input"]).name for line in stdout.splitlines()}
+    assert told == {"a.png", "b.png"} and "Traceback" not in stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == told
+    assert all(is_gone(pid) for pid in workers)
+
+
+@on_linux
+@pytest.mark.parametrize("numbers", [[signal.SIGINT] * 2, [signal.SIGKILL]])
+def test_no_process_outlives_a_program_that_quits_at_once(pictures, tmp_path, numbers):
+    with started(pictures, tmp_path / "out", "--epochs", "1000000") as process:
+        workers = wait_for(lambda: len(c := children(process.pid)) == 2 and c)
+        for number in numbers:
+            (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+            time.sleep(0.05)
+        _, stderr = process.communicate(timeout=90)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert all(is_gone(pid) for pid in workers)
+    assert "Traceback" not in stderr and [*(tmp_path / "out").iterdir()] == []
+
+
+@on_linux
+def test_a_killed_process_is_one_line(pictures, tmp_path):
+    with started(pictures, tmp_path / "out", "--json", "--time-budget", "8") as process:
+        workers = wait_for(lambda: len(c := children(process.pid)) == 2 and c)
+        os.kill(workers[0], signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=90)
+    assert process.returncode == 1
+    told = [json.loads(line) for line in stdout.splitlines()]
+    (failed,) = (record for record in told if "error" in record)
+    assert failed["error"] == (
+        "its process was killed by SIGKILL; if memory ran out, take fewer --jobs"
+    )
+    assert len(told) == 3 and len([*(tmp_path / "out").iterdir()]) == 2
+    assert "Traceback" not in stderr
+
+
+# Models in common
+
+
+def test_pictures_with_models_in_common(pictures, tmp_path):
+    (pictures / "bad.png").write_text("hello")
+    (tmp_path / "pages").mkdir()
+    done = truvae("denoise", pictures, "-o", tmp_path / "out", "--shared-model", "--json",
+                  "--save-model", tmp_path / "model", "--report", tmp_path / "pages",
+                  *TINY)  # fmt: skip
+    assert done.returncode == 1
+    told = records(done)
+    assert "is not a picture" in told.pop("bad.png")["error"]
+    assert set(told) == {"a.png", "b.png", "c.png"}
+    assert {record["sigma"] for record in told.values()} == {told["a.png"]["sigma"]}
+    assert told["a.png"]["frames"] == 3 and (tmp_path / "model" / "config.json").exists()
+    assert {path.name for path in (tmp_path / "pages").iterdir()} == {"a.html", "b.html", "c.html"}
+    # It is what a stack of the pictures gives.
+    stack = np.stack([read_picture(pictures / name).data for name in sorted(told)])
+    np.save(tmp_path / "stack.npy", stack)
+    truvae("denoise", tmp_path / "stack.npy", "-o", tmp_path / "out.npy", "--stack", "shared",
+           *TINY)  # fmt: skip
+    for name, expected in zip(sorted(told), np.load(tmp_path / "out.npy"), strict=True):
+        np.testing.assert_array_equal(read_picture(tmp_path / "out" / name).data, expected)
+
+
+def test_inpainting_with_a_model_in_common(pictures, tmp_path):
+    done = truvae("inpaint", pictures, "-o", tmp_path / "out", "--shared-model", "--json",
+                  "--drop", 0.2, "-q", *TINY)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    missing = np.random.default_rng(0).random((24, 24)) < 0.2
+    for name, record in records(done).items():
+        before, after = (read_picture(p / name).data for p in (pictures, tmp_path / "out"))
+        np.testing.assert_array_equal(after[~missing], before[~missing])
+        assert record["missing"] == pytest.approx(missing.mean()) and record["psnr"] > 10
+
+
+def test_pictures_that_cannot_share_models_are_told(pictures, tmp_path):
+    _, noisy = noisy_scene(size=32)
+    np.save(pictures / "d.npy", noisy)
+    done = truvae("denoise", pictures, "-o", tmp_path / "out", "--shared-model", *TINY)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "a.png has shape (24, 24) of uint8" in done.stderr
+    assert "d.npy (32, 32) of float64" in done.stderr
+    done = truvae("denoise", pictures, "-o", tmp_path / "out", "--shared-model", "--jobs", 2)
+    assert done.returncode == 2 and "leave --jobs out" in done.stderr
