@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from truvae import datasets as datasets
     from truvae import plots as plots
     from truvae import training as training
+    from truvae.audio import AudioResult, denoise_audio, inpaint_audio
     from truvae.chunks import NearChunks, ShuffledChunks
     from truvae.decoders import MLP, linear
     from truvae.errors import InputError
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __version__ = version("truvae")
 
 _HOME = {
+    "AudioResult": "audio",
     "Bernoulli": "model",
     "BernoulliNoise": "noise",
     "CorrelatedGaussian": "noise",
@@ -73,7 +75,9 @@ _HOME = {
     "Sparseflip": "proposals",
     "TVAE": "estimator",
     "denoise": "restore",
+    "denoise_audio": "audio",
     "inpaint": "restore",
+    "inpaint_audio": "audio",
     "linear": "decoders",
     "load_model": "saving",
     "preset": "presets",
@@ -98,6 +102,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "MLP",
     "TVAE",
+    "AudioResult",
     "Bernoulli",
     "BernoulliNoise",
     "CorrelatedGaussian",
@@ -127,7 +132,9 @@ __all__ = [
     "callbacks",
     "datasets",
     "denoise",
+    "denoise_audio",
     "inpaint",
+    "inpaint_audio",
     "linear",
     "load_model",
     "plots",

@@ -50,7 +50,7 @@ def pair(inputs: Sequence[str], output: str) -> list[tuple[Path, Path]]:
     Parameters
     ----------
     inputs
-        Files, folders (the pictures in them, not in folders of theirs), or patterns such as
+        Files, folders (the pictures and recordings in them, not in folders of theirs), or patterns such as
         ``scans/**/*.tif``, in which ``**`` stands for folders at any depth.
     output
         A file, or an existing folder if there may be several inputs.
@@ -69,7 +69,7 @@ def pair(inputs: Sequence[str], output: str) -> list[tuple[Path, Path]]:
         )
     files = [*dict.fromkeys(file for name in inputs for file in _files(name))]
     if not files:
-        raise InputError(f"no PNG, JPEG, TIFF or NPY files in {' '.join(inputs)}")
+        raise InputError(f"no PNG, JPEG, TIFF, NPY, WAV, FLAC or OGG files in {' '.join(inputs)}")
     targets = [out / _lossless(file.name) for file in files]
     check_distinct(targets)
     return list(zip(files, targets, strict=True))
@@ -151,6 +151,7 @@ def restore_all(
 def _files(name: str) -> list[Path]:
     """Return the file of this name, or the pictures in a folder or that a pattern stands for."""
     from truvae.io import EXTENSIONS
+    from truvae.io_audio import SOUND_EXTENSIONS
 
     path = Path(name)
     if path.is_dir():
@@ -159,7 +160,8 @@ def _files(name: str) -> list[Path]:
         found = [Path(match) for match in glob.iglob(name, recursive=True)]
     else:
         return [path]
-    return sorted(file for file in found if file.suffix.lower() in EXTENSIONS and file.is_file())
+    known = EXTENSIONS + SOUND_EXTENSIONS
+    return sorted(file for file in found if file.suffix.lower() in known and file.is_file())
 
 
 def _is_pattern(name: str) -> bool:

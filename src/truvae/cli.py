@@ -20,6 +20,15 @@ _BAD_INPUT = 2
 _DEMO_SIGMA = 25.0
 
 
+def _repairs(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Parse "clipping,dropouts"."""
+    known = ("clipping", "dropouts")
+    chosen = None if value is None else tuple(value.split(","))
+    if chosen is not None and not {*chosen} <= {*known}:
+        raise click.BadParameter(f"{value!r} is not one of {', '.join(known)}, or both")
+    return chosen
+
+
 _RUN_OPTIONS = [
     one_of("--quality", "fast balanced best", "balanced", "How much time to take."),
     click.option(
@@ -73,6 +82,18 @@ _MODEL_OPTIONS = [
         "auto",
         "Models: the paper's (isotropic), with a covariance for each state (dct), or both.",
     ),
+    one_of(
+        "--channels",
+        "joint separate",
+        "joint",
+        "Channels of a recording: windows of all together, or models of each.",
+    ),
+    click.option(
+        "--repair",
+        callback=_repairs,
+        metavar="WHAT[,WHAT]",
+        help="Of a recording: take clipping, dropouts (runs of zeros) or both for missing.",
+    ),
     click.option(
         "--preset", metavar="NAME", help="A row of the paper's Table 1: paper:denoise-..."
     ),
@@ -95,7 +116,7 @@ _MODEL_OPTIONS = [
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="truvae")
 def app() -> None:
-    """Restore noisy pictures, blind: no clean data, no training set, no noise level needed.
+    """Restore noisy pictures and recordings, blind: no clean data, no training set, no noise level.
 
     And learn binary codes of the rows of a table: fit, encode, reconstruct, score, sample, info.
     """
@@ -140,7 +161,8 @@ _FILE_OPTIONS = [
 @app.command()
 @with_options([*_FILE_OPTIONS, *_RUN_OPTIONS, *_CHECKPOINT_OPTIONS, *_MODEL_OPTIONS])
 def denoise(inputs: tuple[str, ...], output: str, **options: Any) -> int:
-    """Remove the noise from pictures and stacks (PNG, JPEG, TIFF or NPY), grey or colour.
+    """Remove the noise from pictures and stacks (PNG, JPEG, TIFF or NPY), grey or colour, and from
+    recordings (WAV, FLAC or OGG).
 
     IN are files, folders, or quoted patterns such as 'scans/**/*.tif'. The extension of OUT decides
     its format; the type of the pixels stays that of IN. Pixels that are NaN are missing, and filled
@@ -176,9 +198,10 @@ def denoise(inputs: tuple[str, ...], output: str, **options: Any) -> int:
 @click.option("--denoise", is_flag=True, help="Remove noise from the known pixels too.")
 @with_options([*_RUN_OPTIONS, *_CHECKPOINT_OPTIONS, *_MODEL_OPTIONS])
 def inpaint(inputs: tuple[str, ...], output: str, **options: Any) -> int:
-    """Fill in what is missing of pictures; what is known stays as it is.
+    """Fill in what is missing of pictures and recordings; what is known stays as it is.
 
-    Pixels that are NaN are missing, and those told by one of --mask, --missing-value and --drop.
+    Pixels or samples that are NaN are missing, and those told by one of --mask, --missing-value
+    and --drop.
     """
     given = [name for name in ("mask", "missing_value", "drop") if options[name] is not None]
     if len(given) > 1:

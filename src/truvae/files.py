@@ -1,11 +1,8 @@
-"""One picture file: read it, restore it, write the result, and say what was done."""
+"""One file: read it, restore it, write the result, and say what was done."""
 
 import math
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from truvae import __version__
+from truvae.console import caught, cost, progress_bar, tell
 from truvae.errors import InputError
 from truvae.io import Picture, check_output, read_picture, read_plane, to_dtype, write_picture
+from truvae.io_audio import is_sound
 from truvae.threads import use_threads
 
 if TYPE_CHECKING:
     from truvae.restore import Result
-    from truvae.training import Epoch
 
 Array = npt.NDArray[Any]
 
@@ -46,6 +44,9 @@ _PASSED_ON = (
     "checkpoint",
     "resume",
 )
+_UNITS = {"picture": "pixels", "sound": "samples"}
+# Options that say nothing of a picture, and what they are if they were not given.
+_OF_SOUND = {"channels": "joint", "repair": None}
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ class _Work:
     @staticmethod
     def begin(source: Path, target: Path, options: Mapping[str, Any]) -> "_Work":
         """Read the picture; check where the result goes before any work."""
+        for name, default in _OF_SOUND.items():
+            if options.get(name, default) != default:
+                raise InputError(f"--{name} is for recordings: leave it out for a picture")
         picture = read_picture(source)
         check_output(target, picture)
         if target.exists() and target.samefile(source):
@@ -96,11 +100,11 @@ class _Work:
         picture, options = self.picture, self.options
         restored = to_dtype(result.restored, picture.data.dtype)
         late = [*warned, *write_picture(self.target, replace(picture, data=restored))]
-        _tell(late, options)
+        tell(late, options)
         record = _describe(result, options)
         record |= {"input": str(self.source), "output": str(self.target)}
         record |= {"shape": list(picture.data.shape)}
-        record |= _measure(self.experiment, restored, picture.channels) | _cost(start)
+        record |= _measure(self.experiment, restored, picture.channels) | cost(start)
         record |= {"notes": [*self.notes, *late]}
         record |= {"report": options["report"] and str(options["report"])}
         record |= {"saved_model": options["save_model"] and str(options["save_model"])}
@@ -139,6 +143,10 @@ def restore_file(
     InputError
         If the file or an option makes no sense.
     """
+    if is_sound(source):
+        from truvae.sound_files import restore_sound_file
+
+        return restore_sound_file(source, target, options, start, should_stop)
     work = _Work.begin(source, target, options)
     channels = work.picture.channels
     result, warned = _restore(work.experiment, channels, work.notes, options, start, should_stop)
@@ -325,7 +333,7 @@ def _restore(
     from truvae import restore
 
     chosen = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
-    with _progress_bar(notes, options) as (on_progress, on_epoch), _caught() as messages:
+    with progress_bar(notes, options) as (on_progress, on_epoch), caught() as messages:
         chosen |= {
             "channel_axis": -1 if channels else None,
             "time_budget": budget and max(budget - overhead - (time.perf_counter() - start), 1e-3),
@@ -342,60 +350,6 @@ def _restore(
             chosen |= {"denoise": options["denoise"]}
             result = restore.inpaint(experiment.damaged, experiment.missing, **chosen)
     return result, messages
-
-
-@contextmanager
-def _caught() -> Iterator[list[str]]:
-    """Collect our warnings, which are meant for people, as lines."""
-    lines: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        yield lines
-    texts = [str(warning.message) for warning in caught if warning.category is UserWarning]
-    lines += dict.fromkeys(texts)
-
-
-@contextmanager
-def _progress_bar(
-    notes: list[str], options: Mapping[str, Any]
-) -> Iterator[tuple[Callable[[float], None], Callable[["Epoch"], None]]]:
-    """Show progress on stderr: a bar, and with --verbose a line for every epoch; first the notes,
-    once the work has begun, so that bad input is told in one line.
-    """
-    from tqdm import tqdm
-
-    shape = "{percentage:3.0f}% |{bar}| {elapsed}, {remaining} to go  {desc}"
-    with tqdm(
-        total=1.0,
-        file=sys.stderr,
-        disable=options["quiet"],
-        leave=False,
-        bar_format=shape,
-        delay=1,
-    ) as bar:
-        untold = list(notes)
-
-        def on_progress(progress: float) -> None:
-            _tell(untold, options)
-            untold.clear()
-            bar.update(progress - bar.n)
-
-        def on_epoch(epoch: "Epoch") -> None:
-            line = (
-                f"epoch {epoch.index + 1}  F {epoch.elbo:.2f}  sigma {epoch.sigma:.4g}  "
-                f"active latents {epoch.active_latents:.2f}"
-            )
-            bar.set_description_str(line, refresh=False)
-            if options["verbose"]:
-                bar.write(f"{line}  {epoch.seconds:.1f} s", file=sys.stderr)
-
-        yield on_progress, on_epoch
-
-
-def _tell(notes: list[str], options: Mapping[str, Any]) -> None:
-    """Print notes for people on stderr."""
-    for note in notes if not options["quiet"] else []:
-        print(f"truvae: note: {note}", file=sys.stderr)
 
 
 def _describe(result: "Result", options: Mapping[str, Any]) -> dict[str, Any]:
@@ -448,20 +402,6 @@ def _measure(experiment: _Experiment, restored: Array, channels: bool) -> dict[s
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _cost(start: float) -> dict[str, float | None]:
-    return {"seconds": time.perf_counter() - start, "peak_memory_mb": _peak_memory_mb()}
-
-
-def _peak_memory_mb() -> float | None:
-    """Return the highest resident size of this process, None where it cannot be told."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
 def summary(record: Mapping[str, Any]) -> str:
     """Return a record in one line for people."""
     parts = [record["output"], f"sigma {record['sigma']:.4g} ({record['sigma_source']})"]
@@ -469,15 +409,19 @@ def summary(record: Mapping[str, Any]) -> str:
         gains = ", ".join(f"{gain:.3g}" for gain in record["noise_gain"])
         parts.append(f"noise grows with the signal (gain {gains})")
     if record["missing"]:
-        parts.append(f"{record['missing']:.1%} missing pixels filled in")
+        parts.append(f"{record['missing']:.1%} missing {_UNITS[record['kind']]} filled in")
     if record["held_out_rmse"] is not None:
         parts.append(f"error at hidden pixels {record['held_out_rmse']:.4g}")
+    if record.get("snr") is not None:
+        before = "" if record["snr_noisy"] is None else f"{record['snr_noisy']:.2f} -> "
+        parts.append(f"SNR {before}{record['snr']:.2f} dB")
     if record["psnr"] is not None:
         before = "" if record["psnr_noisy"] is None else f"{record['psnr_noisy']:.2f} -> "
         parts.append(f"PSNR {before}{record['psnr']:.2f} dB")
     if record["ssim"] is not None:  # of an incomplete reference there is none
         parts.append(f"SSIM {record['ssim']:.3f}")
-    parts.append(f"{len(record['covariances'])} models in {record['seconds']:.1f} s")
+    n = len(record["covariances"])
+    parts.append(f"{n} model{'s' * (n != 1)} in {record['seconds']:.1f} s")
     return "  ".join(parts)
 
 

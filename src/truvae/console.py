@@ -1,0 +1,83 @@
+"""What people are told while a file is restored: notes, warnings, progress, and what it cost."""
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from truvae.training import Epoch
+
+
+@contextmanager
+def caught() -> Iterator[list[str]]:
+    """Collect our warnings, which are meant for people, as lines."""
+    lines: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield lines
+    texts = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    lines += dict.fromkeys(texts)
+
+
+@contextmanager
+def progress_bar(
+    notes: list[str], options: Mapping[str, Any]
+) -> Iterator[tuple[Callable[[float], None], Callable[["Epoch"], None]]]:
+    """Show progress on stderr: a bar, and with --verbose a line for every epoch; first the notes,
+    once the work has begun, so that bad input is told in one line.
+    """
+    from tqdm import tqdm
+
+    shape = "{percentage:3.0f}% |{bar}| {elapsed}, {remaining} to go  {desc}"
+    with tqdm(
+        total=1.0,
+        file=sys.stderr,
+        disable=options["quiet"],
+        leave=False,
+        bar_format=shape,
+        delay=1,
+    ) as bar:
+        untold = list(notes)
+
+        def on_progress(progress: float) -> None:
+            tell(untold, options)
+            untold.clear()
+            bar.update(progress - bar.n)
+
+        def on_epoch(epoch: "Epoch") -> None:
+            line = (
+                f"epoch {epoch.index + 1}  F {epoch.elbo:.2f}  sigma {epoch.sigma:.4g}  "
+                f"active latents {epoch.active_latents:.2f}"
+            )
+            bar.set_description_str(line, refresh=False)
+            if options["verbose"]:
+                bar.write(f"{line}  {epoch.seconds:.1f} s", file=sys.stderr)
+
+        yield on_progress, on_epoch
+
+
+def tell(notes: list[str], options: Mapping[str, Any]) -> None:
+    """Print notes for people on stderr."""
+    for note in notes if not options["quiet"] else []:
+        print(f"truvae: note: {note}", file=sys.stderr)
+
+
+def cost(start: float) -> dict[str, float | None]:
+    """Return the seconds since `start`, and the highest resident size of this process."""
+    return {"seconds": time.perf_counter() - start, "peak_memory_mb": _peak_memory_mb()}
+
+
+def _peak_memory_mb() -> float | None:
+    """Return the highest resident size of this process, None where it cannot be told."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+__all__ = ["caught", "cost", "progress_bar", "tell"]
