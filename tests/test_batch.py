@@ -60,7 +60,9 @@ def test_files_of_folders_and_patterns(tmp_path, monkeypatch):
     assert found("in/**", "in/a.png") == [*found("in"), *found("in/**/*.tif")]
     assert batch.pair(["e[1].png"], "x.png") == [(Path("e[1].png"), Path("x.png"))]
     assert found("e?.png") == [("e1.png", "out/e1.png")]
-    with pytest.raises(InputError, match=r"no PNG, JPEG, TIFF or NPY files in \*.gif"):
+    with pytest.raises(
+        InputError, match=r"no PNG, JPEG, TIFF, NPY, WAV, FLAC or OGG files in \*.gif"
+    ):
         found("*.gif")
     with pytest.raises(InputError, match="give an existing folder"):
         batch.pair(["*.png"], "none")

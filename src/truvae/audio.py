@@ -420,7 +420,7 @@ def _restored(
     whole = _without_gaps(recording, sample_rate)
     constant = whole.max(0) == whole.min(0)
     frames = whole[None, None][..., ~constant]
-    told = noise_floor(np.where(missing, np.nan, whole)[:, ~constant], sample_rate)
+    told = _noise(recording[:, ~constant], whole[:, ~constant], sample_rate)
     levels = told if sigma is None else np.full(len(told), sigma)
     scale = float(np.abs(whole).max()) if paper else None
     units = Units.of(frames, None, scale)
@@ -510,9 +510,15 @@ def _filled(
     restored = np.where(missing, _as(whole, like.dtype), like)
     settings, _, _ = _plan(len(recording), sample_rate, "fast", "auto", None, None,
                            {"patch_size": None, "epochs": None})  # fmt: skip
-    levels = noise_floor(recording, sample_rate)
+    levels = _noise(recording, whole.reshape(recording.shape), sample_rate)
     options.get("on_progress", lambda progress: None)(1.0)
     return _result(restored, levels, "estimated", settings, sample_rate, missing, "cpu")
+
+
+def _noise(recording: Array, whole: Array, sample_rate: float) -> Array:
+    """Estimate the noise of each channel (n, K), from the filled one if gaps are everywhere."""
+    levels = noise_floor(recording, sample_rate)
+    return np.where(levels > 0, levels, noise_floor(whole, sample_rate))
 
 
 def _without_gaps(recording: Array, sample_rate: float) -> Array:

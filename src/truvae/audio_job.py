@@ -183,7 +183,9 @@ def _start(
     elif sound.known:
         noise = Gaussian(variance, fixed=True)
     else:
-        noise = Gaussian(sound.data.new_tensor(settings.sigma2 or sound.data.var(correction=0)))
+        noise = Gaussian(
+            sound.data.new_tensor(settings.sigma2 or float(sound.data.var(correction=0)))
+        )
     n_outputs = sample.n_entries * (2 if settings.covariance == "dct" else 1)
     model = Model(settings.prior(sample.device), settings.decoder(n_outputs, generator), noise)
     return model, settings.states(len(sample), generator)

@@ -50,7 +50,7 @@ def pair(inputs: Sequence[str], output: str) -> list[tuple[Path, Path]]:
     Parameters
     ----------
     inputs
-        Files, folders (the pictures and recordings in them, not in folders of theirs), or patterns such as
+        Files, folders (what is in them, not in folders of theirs), or patterns such as
         ``scans/**/*.tif``, in which ``**`` stands for folders at any depth.
     output
         A file, or an existing folder if there may be several inputs.

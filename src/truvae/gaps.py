@@ -11,7 +11,7 @@ Array = npt.NDArray[np.float64]
 _REACH = 0.25
 # What is known on each side of a gap and says how it goes on: seconds at least, in units of the
 # gap, and samples at most.
-_SIDE, _SIDES, _MOST = 0.02, 1.5, 2000
+_SIDE, _SIDES, _MOST = 0.008, 1.5, 2000
 # Seconds of a gap that are filled at a time, from both its ends.
 _AT_ONCE = 0.05
 # White noise over the power of the surroundings: a spectrum of few lines alone is singular.

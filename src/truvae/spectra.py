@@ -30,7 +30,7 @@ def noise_floor(recording: Array, sample_rate: float) -> Array:
     Parameters
     ----------
     recording
-        (n, K), NaN where missing: stretches with gaps are left out.
+        (n, K), NaN where missing: stretches with gaps are left out, and those of one value.
     sample_rate
         Samples a second.
 
@@ -47,9 +47,8 @@ def noise_floor(recording: Array, sample_rate: float) -> Array:
     length = min(length, len(recording))
     n = len(recording) // length
     stretches = recording[: n * length].T.reshape(recording.shape[1], n, length)
-    return np.array(
-        [_floor(dct(s[np.isfinite(s).all(1)], norm="ortho", axis=1)) for s in stretches]
-    )
+    kept = [part[np.ptp(part, 1) > 0] for part in stretches]  # the peak to peak of gaps is NaN
+    return np.array([_floor(dct(part, norm="ortho", axis=1)) for part in kept])
 
 
 def _floor(spectra: Array) -> float:

@@ -1,0 +1,304 @@
+"""Recordings: looks, noise, gaps, and the public functions."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import truvae
+from truvae.audio import damaged_samples
+from truvae.cli import app
+from truvae.errors import InputError
+from truvae.gaps import fill_gaps, longest_gap, runs
+from truvae.io_audio import Sound, read_sound, write_sound
+from truvae.metrics import snr
+from truvae.patches import Patches
+from truvae.patches import merge as merge_patches
+from truvae.refine import refine_recording
+from truvae.spectra import noise_floor, spectral_look
+from truvae.training import Posterior
+from truvae.windows import Windows, every, merge
+
+RATE = 8000
+
+
+def tones(n=RATE, seed=0):
+    """Return a chord that fades, (n,)."""
+    rng, t = np.random.default_rng(seed), np.arange(n) / RATE
+    parts = [np.sin(2 * np.pi * f * t + rng.uniform(0, 6)) for f in (220, 330, 587)]
+    return 0.2 * sum(parts) * np.exp(-t)
+
+
+def noisy(clean, sigma=0.1, seed=0):
+    return clean + np.random.default_rng(seed).normal(0, sigma, clean.shape)
+
+
+def test_windows_are_patches_of_one_row():
+    x = torch.randn(40, 2)
+    windows, rows = Windows(x, 7), torch.tensor([0, 5, 33])
+    for k in range(2):
+        expected = torch.stack([x[row : row + 7, k] for row in rows.tolist()])
+        assert torch.equal(windows[rows][:, 7 * k : 7 * k + 7], expected)
+    assert torch.equal(x.flatten()[windows.pixels(rows)], windows[rows])
+    some = windows.some(torch.tensor([3, 9])).some(torch.tensor([1]))
+    assert torch.equal(some[torch.tensor([0])], windows[torch.tensor([9])])
+
+
+def test_merging_windows_is_merging_patches():
+    x, generator = torch.randn(30), torch.Generator().manual_seed(0)
+    windows, patches = Windows(x[:, None], 6), Patches(x.expand(6, 30), 6)
+    rows = torch.arange(25)
+    mean, variance = torch.randn(25, 6, generator=generator), torch.rand(25, generator=generator)
+    merged, doubt = merge(windows, [Posterior(rows, mean, variance)], 0.1)
+    lines = mean[:, None].expand(-1, 6, -1).flatten(1)
+    expected = merge_patches(patches, [Posterior(rows, lines, variance)], 0.1)
+    assert torch.allclose(merged[:, 0], expected[0])
+    assert variance.min() <= doubt.min() and doubt.max() <= variance.max()
+
+
+@given(st.integers(1, 200), st.integers(1, 30), st.integers(1, 20))
+def test_windows_reach_both_ends(n, length, hop):
+    length = min(n, length)
+    starts = every(n, length, hop, torch.device("cpu")).tolist()
+    assert starts[0] == 0 and starts[-1] == n - length
+    assert starts == sorted(set(starts)) and max(np.diff(starts), default=0) <= hop
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.1])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_noise_floor_is_found_beside_tones(sigma, seed):
+    y = noisy(tones(4 * RATE, seed), sigma, seed)[:, None]
+    assert noise_floor(y, RATE)[0] == pytest.approx(sigma, rel=0.03)
+
+
+def test_the_noise_floor_leaves_out_silence_and_gaps():
+    y = noisy(tones(4 * RATE))[:, None]
+    y[:RATE], y[RATE : RATE + 500] = 0, np.nan
+    assert noise_floor(y, RATE)[0] == pytest.approx(0.1, rel=0.03)
+
+
+@pytest.mark.parametrize("look", [refine_recording, spectral_look])
+def test_a_look_lowers_the_error_and_expects_about_as_much(look):
+    clean = torch.tensor(tones(), dtype=torch.float32)[:, None]
+    generator = torch.Generator().manual_seed(0)
+    seen = clean + 0.1 * torch.randn(clean.shape, generator=generator)
+    found, variance = look(seen, clean, 0.1, RATE)
+    error = float((found - clean).square().mean())
+    assert error < 0.1**2 / 5
+    assert error < 3 * float(variance.mean()) and float(variance.mean()) < 0.1**2 / 2
+
+
+def test_looks_do_not_mix_channels_up():
+    clean = torch.tensor(np.stack([tones(), np.zeros(RATE)], 1), dtype=torch.float32)
+    seen = clean + 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    alone, _ = spectral_look(seen[:, :1], clean[:, :1], 0.05, RATE)
+    both, _ = spectral_look(seen, clean, 0.05, RATE)
+    assert torch.allclose(both[:, :1], alone, atol=1e-6)
+
+
+def test_gaps_in_tones_are_filled():
+    clean = tones()[:, None]
+    damaged = clean.copy()
+    for start in (1000, 3000, 5000):
+        damaged[start : start + 160] = np.nan  # 20 ms
+    missing, filled = np.isnan(damaged), fill_gaps(damaged, RATE)
+    lines = np.interp(np.arange(RATE), np.flatnonzero(~missing), clean[~missing])[:, None]
+    assert snr(clean[missing], filled[missing]) > 20 > snr(clean[missing], lines[missing]) + 15
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_gaps_anywhere_are_filled_and_nothing_else_changes(data):
+    n, channels = data.draw(st.integers(64, 600)), data.draw(st.integers(1, 2))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    y = rng.normal(0, 1, (n, channels)) + tones(n)[:, None]
+    share = data.draw(st.floats(0, 0.95))
+    for k in range(channels):
+        missing = np.repeat(rng.random(n) < share, data.draw(st.integers(1, 50)))[:n]
+        missing[data.draw(st.integers(0, n - 1))] = False
+        y[missing, k] = np.nan
+    filled = fill_gaps(y, RATE)
+    assert np.isfinite(filled).all()
+    assert np.array_equal(filled[~np.isnan(y)], y[~np.isnan(y)])
+    assert np.abs(filled).max() < 20 * np.nanmax(np.abs(y))
+
+
+@given(st.lists(st.booleans(), min_size=1))
+def test_runs_are_where_marks_are(marks):
+    marked = np.array(marks)
+    again = np.zeros_like(marked)
+    for start, end in runs(marked):
+        again[start:end] = True
+    assert np.array_equal(again, marked)
+    longest = max((len(part) for part in "".join(" x"[m] for m in marks).split()), default=0)
+    assert longest_gap(np.where(marked, np.nan, 1.0)[:, None]) == longest
+
+
+def test_clipping_and_dropouts_are_found():
+    y = np.clip(tones()[:, None], -0.2, 0.2)
+    y[4000:4040] = 0
+    y[:50] = y[-50:] = 0
+    lost = damaged_samples(y, ["clipping", "dropouts"], RATE)[:, 0]
+    assert lost[4000:4040].all() and not lost[:50].any() and not lost[-50:].any()
+    assert lost.sum() > 40 + (np.abs(y[:, 0]) == 0.2).sum() / 2
+    assert not damaged_samples(noisy(tones()[:, None]), ["clipping", "dropouts"], RATE).any()
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [None, 1, 2])
+def test_denoising_keeps_type_and_shape_and_removes_noise(dtype, channels):
+    clean = tones(4000)
+    y = noisy(clean, 0.05)
+    scale = 20_000 if np.issubdtype(dtype, np.integer) else 1
+    shape = (4000,) if channels is None else (4000, channels)
+    stack = y if channels is None else np.stack([y, noisy(clean, 0.05, 1)][:channels], 1)
+    result = truvae.denoise_audio(
+        (stack * scale).astype(dtype), sample_rate=RATE, quality="fast", epochs=2,
+        return_result=True,
+    )  # fmt: skip
+    assert result.restored.dtype == dtype and result.restored.shape == shape
+    reference = clean if channels is None else np.repeat(clean[:, None], channels, 1)
+    assert snr(reference, result.restored / scale) > snr(reference, stack) + 6
+    assert result.sigma == pytest.approx(0.05 * scale, rel=0.1)
+    assert len(result.sigma_channels) == (channels or 1)
+
+
+def test_the_same_seed_gives_the_same_samples_and_a_mean_stays():
+    y = noisy(tones(3000)) + 0.7
+    first, second = (
+        truvae.denoise_audio(y, sample_rate=RATE, epochs=1, random_state=3) for _ in range(2)
+    )
+    assert np.array_equal(first, second)
+    assert first.mean() == pytest.approx(y.mean(), abs=0.01)
+
+
+def test_channels_can_be_restored_apart():
+    y = np.stack([noisy(tones(3000)), noisy(tones(3000), seed=1)], 1)
+    apart = truvae.denoise_audio(y, sample_rate=RATE, epochs=1, channels="separate")
+    alone = truvae.denoise_audio(y[:, 1], sample_rate=RATE, epochs=1)
+    assert np.array_equal(apart[:, 1], alone)
+
+
+def test_long_recordings_are_learned_from_a_sample(monkeypatch):
+    from truvae import audio_job
+
+    monkeypatch.setattr(audio_job.SoundSettings, "most", 300)
+    monkeypatch.setattr(audio_job, "_TILE", 500)
+    clean = tones(2 * RATE)
+    y = noisy(clean, 0.05)
+    monkeypatch.setattr("truvae.audio.SoundSettings", _few(audio_job.SoundSettings))
+    result = truvae.denoise_audio(y, sample_rate=RATE, epochs=2, return_result=True)
+    assert result.n_data > 1500
+    assert snr(clean, result.restored) > snr(clean, y) + 6
+
+
+def _few(kind):
+    return lambda **given: kind(**given | {"most": 300})
+
+
+def test_a_told_sigma_is_held_and_the_papers_model_learns_it():
+    y = noisy(tones(3000))
+    told = truvae.denoise_audio(y, sample_rate=RATE, epochs=1, sigma=0.2, return_result=True)
+    assert (told.sigma, told.sigma_source) == (pytest.approx(0.2), "given")
+    plain = truvae.denoise_audio(
+        y, sample_rate=RATE, epochs=2, covariance="isotropic", return_result=True
+    )
+    assert plain.sigma_source == "learned" and plain.looks == 0
+
+
+def test_inpainting_changes_only_what_is_missing():
+    clean = (tones() * 20_000).astype(np.int16)
+    mask = np.zeros(RATE, bool)
+    mask[3000:3100] = True
+    whole = truvae.inpaint_audio(clean, mask, sample_rate=RATE)
+    assert whole.dtype == np.int16 and np.array_equal(whole[~mask], clean[~mask])
+    assert snr(clean[mask], whole[mask]) > 15
+    result = truvae.inpaint_audio(
+        noisy(tones(3000)), mask[:3000] | (np.arange(3000) % 50 == 0), sample_rate=RATE,
+        denoise=True, epochs=1, return_result=True,
+    )  # fmt: skip
+    assert snr(tones(3000), result.restored) > snr(tones(3000), noisy(tones(3000))) + 3
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "words"),
+    [
+        (np.zeros(500), {}, "silent"),
+        (np.ones(1), {}, "only 1 samples: 64 or more"),
+        (np.ones((2, 500)), {}, "transpose"),
+        (np.full(500, np.nan), {}, "no known sample"),
+        (np.full(500, np.inf), {}, "infinite"),
+        (np.ones((5, 5, 5)), {}, "shape"),
+        (np.array(["a"] * 100), {}, "integers or floats"),
+        (tones(500), {"sample_rate": 0}, "sample_rate"),
+        (tones(500), {"sigma": -1.0}, "sigma"),
+        (tones(500), {"patch_size": 600}, "patch size must be between"),
+        (tones(500), {"preset": "paper:denoise-house-25"}, "paper:audio"),
+        (tones(500), {"quality": "superb"}, "fast, balanced, best"),
+    ],
+)
+def test_bad_input_is_told(y, options, words):
+    with pytest.raises(InputError, match=words):
+        truvae.denoise_audio(y, **{"sample_rate": RATE} | options)
+
+
+def test_nothing_missing_is_told():
+    with pytest.raises(InputError, match="nothing is missing"):
+        truvae.inpaint_audio(tones(500), sample_rate=RATE)
+
+
+def test_long_gaps_are_told():
+    y = noisy(tones())
+    y[2000:4000] = np.nan
+    with pytest.warns(UserWarning, match="plausible"):
+        truvae.inpaint_audio(y, sample_rate=RATE)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
+def test_files_keep_rate_channels_and_type(tmp_path, capsys, name):
+    clean = np.stack([tones(3000), tones(3000, 1)], 1)
+    subtype = "VORBIS" if name.endswith("ogg") else "PCM_24"
+    source, target = tmp_path / name, tmp_path / f"out-{name}"
+    write_sound(source, Sound(clean, RATE, name[2:].upper(), subtype))
+    arguments = ["denoise", str(source), "-o", str(target), "--add-noise", "0.05",
+                 "--epochs", "1", "--quality", "fast", "--json", "-q"]  # fmt: skip
+    assert app(arguments, standalone_mode=False) == 0
+    record = json.loads(capsys.readouterr().out)
+    before, after = read_sound(source), read_sound(target)
+    assert (after.sample_rate, after.data.shape) == (RATE, (3000, 2))
+    assert after.subtype == before.subtype == record["subtype"]
+    assert record["kind"] == "sound" and record["psnr"] is None
+    assert record["snr"] == pytest.approx(snr(before.data, after.data))
+    assert record["snr"] > record["snr_noisy"] + 3
+
+
+def test_files_are_filled_in_and_models_saved(tmp_path, capsys):
+    source, target = tmp_path / "a.wav", tmp_path / "b.wav"
+    y = noisy(np.clip(tones(4000), -0.25, 0.25), 0.0)[:, None]
+    y[1000:1100] = 0
+    write_sound(source, Sound(y, RATE))
+    fill = ["inpaint", str(source), "-o", str(target), "--repair", "clipping,dropouts", "--json"]
+    assert app(fill, standalone_mode=False) == 0
+    output = capsys.readouterr()
+    record = json.loads(output.out)
+    lost = damaged_samples(read_sound(source).data, ["clipping", "dropouts"], RATE)
+    assert record["missing"] == pytest.approx(lost.mean()) and record["elbo"] is None
+    assert "of the recording is missing" in output.err
+    kept = read_sound(target).data[~lost]
+    assert np.array_equal(kept, read_sound(source).data[~lost])
+    folder = tmp_path / "model"
+    save = ["denoise", str(source), "-o", str(target), "--epochs", "1", "--save-model"]
+    assert app([*save, str(folder)], standalone_mode=False) == 0
+    assert truvae.load_model(folder) is not None
+
+
+@pytest.mark.parametrize("option", [["--noise", "poisson-gaussian"], ["--stack", "shared"]])
+def test_options_of_pictures_are_refused(tmp_path, capsys, option):
+    source = tmp_path / "a.wav"
+    write_sound(source, Sound(tones(500)[:, None], RATE))
+    status = app(["denoise", str(source), "-o", str(tmp_path / "b.wav"), *option],
+                 standalone_mode=False)  # fmt: skip
+    assert status == 2 and f"{option[0]} is for pictures" in capsys.readouterr().err
