@@ -139,7 +139,7 @@ def restore_all(
             with bar.external_write_mode():
                 _tell(task, record, several, with_notes=loud)
             bar.update()
-    if several and not quiet:
+    if several and records and not quiet:
         print(_table(records), file=sys.stderr)
     if stop.received:
         return 128 + stop.received
