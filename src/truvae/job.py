@@ -111,7 +111,7 @@ class Job:
             Hidden.none(image) if whole else Hidden.draw(image, generator) for image in self.images
         ]
         pairs = zip(self.hidden, self.images, strict=True)
-        seen = torch.stack([hidden.away(image) for hidden, image in pairs])
+        seen = self.images if whole else torch.stack([h.away(image) for h, image in pairs])
         self.material = Material(seen, max(noise, _LEAST_NOISE), known, generator)
         self.history: list[Epoch] = []
 
@@ -154,6 +154,8 @@ class Job:
             if runs and clock.should_stop():
                 break  # it did not come far enough to help
             runs.append(run)
+            if self._trust(runs) < 1:
+                run.finish()
             if not self.complete:
                 self._go_on_with(run.merged)
         return runs
@@ -175,7 +177,7 @@ class Job:
 
     def _fit(self, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Run:
         """Fit one model, and keep the records of its training."""
-        entries = self.material.sample(settings.patch_size).entries
+        entries = self.material.sample(settings).entries
 
         def tell(epoch: Epoch) -> None:
             self.history.append(self.units.record(epoch, entries))
@@ -190,15 +192,15 @@ class Job:
 
     def _combine(self, runs: Sequence[Run]) -> tuple[Tensor, float]:
         """Average the estimates of each kind, and the kinds by the trust in them."""
-        estimates: dict[str, list[Tensor]] = {}
-        for run in runs:
-            estimates.setdefault(run.settings.covariance, []).append(run.merged)
-        kinds = {kind: torch.stack(merged).mean(0) for kind, merged in estimates.items()}
-        if len(kinds) == 1:
-            ((kind, estimate),) = kinds.items()
-            return estimate, float(kind == "dct")
-        trust = self._trust(runs)
-        return torch.lerp(kinds["isotropic"], kinds["dct"], trust), trust
+        kinds = {run.settings.covariance for run in runs}
+        trust = self._trust(runs) if len(kinds) > 1 else float("dct" in kinds)
+        shares = {"isotropic": 1 - trust, "dct": trust}
+        means = [
+            torch.stack([run.merged for run in runs if run.settings.covariance == kind]).mean(0)
+            for kind, share in shares.items()
+            if share > 0
+        ]
+        return means[0] if len(means) == 1 else torch.lerp(*means, trust), trust
 
     def _look_again(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:
         """Refine the estimates as often as planned, and as the time allows."""
