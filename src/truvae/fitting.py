@@ -24,6 +24,9 @@ from truvae.settings import Settings
 from truvae.tiles import Trained, estimates
 from truvae.training import Clock, Epoch, Posterior, posterior
 
+Estimate = tuple[Tensor, float]
+"""Estimated frames, (F, R, C, K), and the mean of F_n over the patches, in nats."""
+
 # Principal components in which patches count as near.
 _FEATURES = 48
 # What the estimate of a patch takes, in E-steps of training.
@@ -41,7 +44,7 @@ class Run:
     epochs: int
     seconds: float
     """What it took, all in all but for an `estimate` that is made later."""
-    estimate: Callable[[], tuple[Tensor, float]]
+    estimate: Callable[[], Estimate]
     """Makes `merged` and `bound`."""
 
     @property
@@ -59,7 +62,7 @@ class Run:
         self._estimated  # noqa: B018
 
     @cached_property
-    def _estimated(self) -> tuple[Tensor, float]:
+    def _estimated(self) -> Estimate:
         return self.estimate()
 
 
@@ -143,6 +146,7 @@ def fit_model(
     chunks = settings.chunks(len(patches), coordinates)
     rows = sample.all[0].lattice(settings.stride)
     training, closing = (clock, clock) if sample.whole else _parts(clock, rows, sample, settings)
+    estimate: Callable[[], Estimate]
     epochs = 0
     for epoch in settings.train(model, population, patches, chunks, generator, training):
         epochs += 1
@@ -150,8 +154,8 @@ def fit_model(
     if sample.whole:
         # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
         search = settings.search if settings.shares else ()
-        merged = _estimate(model, population, patches, chunks, settings, search, generator)
-        estimate = partial(tuple, merged)
+        found = _estimate(model, population, patches, chunks, settings, search, generator)
+        estimate = partial(_as_it_is, found)
     else:
         trained = Trained(model, population, sample.features, sample.coordinates)
         estimate = partial(_estimate_by_tiles, trained, sample, rows, settings, generator, closing)
@@ -159,9 +163,12 @@ def fit_model(
     return Run(settings, model, sample.entries, epochs, seconds, estimate)
 
 
-def _parts(
-    clock: Clock, rows: Tensor, sample: _Sample, settings: Settings
-) -> tuple[Clock, Clock]:
+def _as_it_is(estimate: Estimate) -> Estimate:
+    """Return an estimate that was made at once."""
+    return estimate
+
+
+def _parts(clock: Clock, rows: Tensor, sample: _Sample, settings: Settings) -> tuple[Clock, Clock]:
     """Return a clock for training on a sample, and one for the estimates of the patches `rows`."""
     passes = len(rows) / len(sample.patches)
     share = settings.epochs / (settings.epochs + passes / 2)  # an epoch has an M-step too
@@ -202,7 +209,7 @@ def _estimate(
     settings: Settings,
     search: Sequence[Proposal],
     generator: torch.Generator,
-) -> tuple[Tensor, float]:
+) -> Estimate:
     """Return what the model makes of a picture, and the mean of F_n, by the states of its patches
     and those that a search offers.
     """
@@ -218,7 +225,7 @@ def _estimate_by_tiles(
     settings: Settings,
     generator: torch.Generator,
     clock: Clock,
-) -> tuple[Tensor, float]:
+) -> Estimate:
     """Return the same of a model that was trained on a sample, from the patches `rows`."""
     search = settings.search if settings.shares else (Neighbours(),)
     found = estimates(trained, *sample.all, rows, settings.tile, search, generator)

@@ -56,6 +56,7 @@ class Done:
     """In standardised units."""
     epochs: int
     n_data: int
+    n_trained: int
     device: str
 
 
@@ -141,6 +142,7 @@ class Job:
             held_out_rmse=final.rmse,
             epochs=main.epochs,
             n_data=len(Patches(self.images, main.settings.patch_size)),
+            n_trained=len(self.material.sample(main.settings).patches),
             device=str(self.images.device),
         )
 
@@ -194,13 +196,14 @@ class Job:
         """Average the estimates of each kind, and the kinds by the trust in them."""
         kinds = {run.settings.covariance for run in runs}
         trust = self._trust(runs) if len(kinds) > 1 else float("dct" in kinds)
-        shares = {"isotropic": 1 - trust, "dct": trust}
-        means = [
-            torch.stack([run.merged for run in runs if run.settings.covariance == kind]).mean(0)
-            for kind, share in shares.items()
-            if share > 0
-        ]
-        return means[0] if len(means) == 1 else torch.lerp(*means, trust), trust
+
+        def mean(kind: str) -> Tensor:
+            merged = [run.merged for run in runs if run.settings.covariance == kind]
+            return torch.stack(merged).mean(0)
+
+        if trust in (0, 1):  # the other kind is not needed
+            return mean("dct" if trust else "isotropic"), trust
+        return torch.lerp(mean("isotropic"), mean("dct"), trust), trust
 
     def _look_again(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:
         """Refine the estimates as often as planned, and as the time allows."""
@@ -221,6 +224,8 @@ class Job:
 
     def _without_holes(self, estimates: Tensor) -> Tensor:
         """Fill holes that are wider than a patch from the outside in."""
+        if not self.deep.any():
+            return estimates
         without = estimates.masked_fill(self.deep[..., None], torch.nan)
         return torch.stack([fill_holes(frame, _HOLE_PATCH) for frame in without])
 

@@ -15,8 +15,8 @@ SMALLEST_PATCH = 7
 _WEAK, _STRONG = 0.43, 0.6
 # Models in all, and epochs of an "isotropic" and a "dct" one for a picture of 256 x 256 pixels.
 _EFFORT = {"fast": (1, 5, 6), "balanced": (2, 8, 12), "best": (4, 10, 16)}
-# Most patches to train on: more of them, as long, gain less than 0.05 dB. Those estimated by a model
-# that knows a sample lie on every second row and column: further looks see to the others.
+# Most patches to train on: taking all gains less than 0.05 dB. Where a model knows a sample only,
+# the patches that it estimates lie on every second row and column, if further looks follow.
 _TRAINED, _STRIDE = 1 << 16, 2
 # Further looks at complete pictures. Models, sides of patches and most looks for incomplete ones:
 # there looks matter more than models.
