@@ -34,7 +34,7 @@ def frames_of(image: npt.ArrayLike, channel_axis: int | None) -> tuple[Array, in
     if array.size == 0:
         raise InputError(f"the picture has no known pixel: there are no values in {array.shape}")
     channel_axis = _channel_axis(array, channel_axis)
-    picture = array.astype(np.float64)
+    picture = array.astype(np.float64, copy=False)
     if channel_axis is not None:
         picture = np.moveaxis(picture, channel_axis, -1)
     else:

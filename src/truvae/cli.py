@@ -38,6 +38,13 @@ _RUN_OPTIONS = [
         metavar="SECONDS",
         help="Finish within this time, everything included; for each file.",
     ),
+    click.option(
+        "--memory-limit",
+        type=click.FloatRange(min=0, min_open=True),
+        callback=finite,
+        metavar="GB",
+        help="Memory to use at most; half of what the machine has if not given.",
+    ),
     *RUN_OPTIONS,
     click.option(
         "--report",

@@ -26,6 +26,8 @@ Array = npt.NDArray[Any]
 _OVERHEAD = 1.5
 # The same for drawing a report.
 _REPORT_OVERHEAD = 3.0
+# Values of a picture from which on it is told beforehand how much memory its restoration takes.
+_LARGE = 1 << 20
 # Options that are handed to `truvae.denoise` and `truvae.inpaint` as they are.
 _PASSED_ON = (
     "quality",
@@ -40,6 +42,7 @@ _PASSED_ON = (
     "hidden",
     "n_states",
     "epochs",
+    "memory_limit",
     "device",
     "checkpoint",
     "resume",
@@ -318,6 +321,17 @@ def _share(missing: Array | None) -> list[str]:
     return [] if missing is None else [f"{missing.mean():.1%} of the picture is missing"]
 
 
+def _memory(picture: Array, channels: bool, chosen: Mapping[str, Any]) -> list[str]:
+    """Say what memory the restoration of a large picture takes."""
+    if picture.size < _LARGE:
+        return []
+    from truvae.restore import memory_needed
+
+    shape = picture.shape if channels else (*picture.shape, 1)
+    size = memory_needed((math.prod(shape[:-3]), *shape[-3:]), **chosen)
+    return [f"it takes up to {size:.1f} GB of memory; --memory-limit GB lowers that"]
+
+
 def _restore(
     experiment: _Experiment,
     channels: bool,
@@ -333,6 +347,7 @@ def _restore(
     from truvae import restore
 
     chosen = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
+    notes = [*notes, *_memory(experiment.damaged, channels, chosen)]
     with progress_bar(notes, options) as (on_progress, on_epoch), caught() as messages:
         chosen |= {
             "channel_axis": -1 if channels else None,
@@ -369,6 +384,7 @@ def _describe(result: "Result", options: Mapping[str, Any]) -> dict[str, Any]:
         "device": result.device,
         "frames": result.frames,
         "n_data": result.n_data,
+        "n_trained": result.n_trained,
         "patch_size": settings.patch_size,
         "n_latents": settings.n_latents,
         "hidden": list(settings.hidden),

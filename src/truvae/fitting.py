@@ -1,14 +1,13 @@
 """One model: fitted to patches, and what it makes of the frames that they are from.
 
-Of one frame all patches take part. Of a stack the model is trained on as many patches as one frame
-has, drawn from all frames; the states of the others are then found with the decoder fixed, starting
-from those of the most similar patches that it was trained on.
+Of one small frame all patches take part. Of a large one, or a stack, the model is trained on a
+sample, of a stack on no more patches than one frame has; the states of all are then found tile by
+tile (`truvae.tiles`).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,32 +15,55 @@ from torch import Tensor
 from truvae.checkpoint import Checkpoint, State, Training
 from truvae.chunks import Chunks
 from truvae.fill import nearest_known
-from truvae.inference import nearest_states
 from truvae.model import Model
 from truvae.noise import DiagonalGaussian, Gaussian
 from truvae.patches import Features, Patches, cosine_basis, merge
 from truvae.population import Population
-from truvae.proposals import Proposal
+from truvae.proposals import Neighbours, Proposal
 from truvae.settings import Settings
-from truvae.training import Adam, Clock, Epoch, posterior
+from truvae.tiles import Trained, estimates
+from truvae.training import Adam, Clock, Epoch, Posterior, posterior
+
+Estimate = tuple[Tensor, float]
+"""Estimated frames, (F, R, C, K), and the mean of F_n over the patches, in nats."""
 
 # Principal components in which patches count as near.
 _FEATURES = 48
+# What the estimate of a patch takes, in E-steps of training.
+_CLOSING = 1.3
 
 
-class Run(NamedTuple):
-    """What one model made of the frames, in standardised units."""
+@dataclass(frozen=True)
+class Run:
+    """One model, fitted, and what it makes of the frames, in standardised units."""
 
     settings: Settings
-    merged: Tensor
-    """(F, R, C, K), float64."""
     model: Model
-    bound: float
-    """Mean of F_n over all patches, in nats."""
     entries: Tensor
     """(K,), mean number of observed entries of a patch in each channel."""
     epochs: int
     seconds: float
+    """What it took, all in all but for an `estimate` that is made later."""
+    estimate: Callable[[], Estimate]
+    """Makes `merged` and `bound`."""
+
+    @property
+    def merged(self) -> Tensor:
+        """The estimate of the frames, (F, R, C, K), float64."""
+        return self._estimated[0]
+
+    @property
+    def bound(self) -> float:
+        """Mean of F_n over all patches, in nats."""
+        return self._estimated[1]
+
+    def finish(self) -> None:
+        """Make the estimate now, while there is time for it."""
+        self._estimated  # noqa: B018
+
+    @cached_property
+    def _estimated(self) -> Estimate:
+        return self.estimate()
 
 
 class Material:
@@ -61,31 +83,38 @@ class Material:
 
     def __init__(self, seen: Tensor, noise: float, known: bool, generator: torch.Generator) -> None:
         self.seen, self.noise, self.known, self.generator = seen, noise, known, generator
-        self._pilot = torch.stack([nearest_known(frame) for frame in seen])
-        self._samples: dict[int, _Sample] = {}
+        gaps = bool(seen.isnan().any())
+        self._pilot = torch.stack([nearest_known(frame) for frame in seen]) if gaps else seen
+        self._samples: dict[tuple[int, int], _Sample] = {}
 
     def look_for_neighbours_in(self, estimate: Tensor) -> None:
         """Let an estimate say from now on which patches are near: it knows all their entries."""
         self._pilot = estimate.to(self.seen)
         self._samples.clear()
 
-    def sample(self, size: int) -> "_Sample":
-        """Return the patches to train on; drawn once per size."""
-        if size not in self._samples:
-            rows, n = None, len(Patches(self.seen, size))
-            if len(self.seen) > 1:
+    def sample(self, settings: Settings) -> "_Sample":
+        """Return the patches to train on; drawn once per size and number."""
+        size = settings.patch_size
+        n = len(Patches(self.seen, size))
+        n_trained = min(n // len(self.seen), settings.trained or n)
+        if (size, n_trained) not in self._samples:
+            rows = None
+            if n_trained < n:
                 order = torch.randperm(n, generator=self.generator, device=self.seen.device)
-                rows = order[: n // len(self.seen)].clone()
-            self._samples[size] = _Sample(self.seen, self._pilot, size, rows)
-        return self._samples[size]
+                rows = order[:n_trained].clone()
+            self._samples[size, n_trained] = _Sample(self.seen, self._pilot, size, rows)
+        return self._samples[size, n_trained]
 
 
 class _Sample:
-    """The patches that a model is trained on."""
+    """The patches that a model is trained on, all or some."""
 
     def __init__(self, seen: Tensor, pilot: Tensor, size: int, rows: Tensor | None) -> None:
-        self.patches, self.pilot = Patches(seen, size, rows), pilot
-        self._full = Patches(pilot, size, rows)
+        self.all = Patches(seen, size), Patches(pilot, size)
+        self.whole = rows is None
+        self.patches, self._full = (
+            patches if rows is None else patches.some(rows) for patches in self.all
+        )
 
     @cached_property
     def entries(self) -> Tensor:
@@ -113,38 +142,54 @@ def fit_model(
 ) -> Run:
     """Fit one model to patches of the frames, and estimate the frames with it.
 
-    What `checkpoint` holds under `name` is not done again; the epochs of it are told at once.
+    What `checkpoint` holds under `name` is not done again; the epochs of it are told at once. Where
+    a model knows only a sample of the patches, the estimate is made when it is needed.
     """
-    sample, n_frames = material.sample(settings.patch_size), len(material.seen)
-    patches, generator = sample.patches, material.generator
+    sample, generator = material.sample(settings), material.generator
+    patches = sample.patches
     model, population = _start(material, patches, settings)
-    training = clock if n_frames == 1 else clock.before(n_frames).span(0, 0.5)
     state = Training(model, population, Adam(model.parameters()), generator)
     saved = checkpoint.load(name) or State({"epochs": []}, {})
     epochs = _go_on(saved, state, clock)
     for epoch in epochs:
         on_epoch(epoch)
     if "merged" in saved.tensors:
-        merged, bound = saved.tensors["merged"].to(generator.device), saved.values["bound"]
-        return Run(settings, merged, model, bound, sample.entries, len(epochs), clock.seconds)
+        found = saved.tensors["merged"].to(generator.device), saved.values["bound"]
+        estimate: Callable[[], Estimate] = partial(_as_it_is, found)
+        return Run(settings, model, sample.entries, len(epochs), clock.seconds, estimate)
     save = partial(_save, checkpoint, name, clock, epochs)
     coordinates = sample.coordinates if settings.shares else None
     chunks = settings.chunks(len(patches), coordinates)
+    rows = sample.all[0].lattice(settings.stride)
+    training, closing = (clock, clock) if sample.whole else _parts(clock, rows, sample, settings)
     for epoch in settings.train(
         model, population, patches, chunks, generator, training, state.optimizer, len(epochs)
     ):
         epochs.append(epoch)
         save(state.tensors())
         on_epoch(epoch)
-    if n_frames == 1:
+    if sample.whole:
         # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
         search = settings.search if settings.shares else ()
-        merged, bound = _estimate(model, population, patches, chunks, settings, search, generator)
+        found = _estimate(model, population, patches, chunks, settings, search, generator)
+        save(state.result() | {"merged": found[0]}, bound=found[1])
+        estimate = partial(_as_it_is, found)
     else:
-        merged, bound = _infer(material, settings, model, population, clock)
-    merged = merged.view(material.seen.shape)
-    save(state.result() | {"merged": merged}, bound=bound)
-    return Run(settings, merged, model, bound, sample.entries, len(epochs), clock.seconds)
+        trained = Trained(model, population, sample.features, sample.coordinates)
+        estimate = partial(_estimate_by_tiles, trained, sample, rows, settings, generator, closing)
+    return Run(settings, model, sample.entries, len(epochs), clock.seconds, estimate)
+
+
+def _as_it_is(estimate: Estimate) -> Estimate:
+    """Return an estimate that was made at once."""
+    return estimate
+
+
+def _parts(clock: Clock, rows: Tensor, sample: _Sample, settings: Settings) -> tuple[Clock, Clock]:
+    """Return a clock for training on a sample, and one for the estimates of the patches `rows`."""
+    passes = len(rows) / len(sample.patches)
+    share = settings.epochs / (settings.epochs + passes / 2)  # an epoch has an M-step too
+    return clock.before(_CLOSING * passes).span(0, share), clock.span(share, 1)
 
 
 def _go_on(saved: State, state: Training, clock: Clock) -> list[Epoch]:
@@ -203,7 +248,7 @@ def _estimate(
     settings: Settings,
     search: Sequence[Proposal],
     generator: torch.Generator,
-) -> tuple[Tensor, float]:
+) -> Estimate:
     """Return what the model makes of a picture, and the mean of F_n, by the states of its patches
     and those that a search offers.
     """
@@ -212,24 +257,28 @@ def _estimate(
     return merged, float(population.bound(slice(None)).mean())
 
 
-def _infer(
-    material: Material, settings: Settings, model: Model, population: Population, clock: Clock
-) -> tuple[Tensor, float]:
-    """Find states of all patches of each frame with the decoder fixed; estimate the frames."""
-    sample, generator = material.sample(settings.patch_size), material.generator
-    done, bounds, n_frames = [], [], len(material.seen)
-    for frame, pilot in zip(material.seen, sample.pilot, strict=True):
-        patches = Patches(frame, settings.patch_size)
-        coordinates = sample.features(Patches(pilot, settings.patch_size))
-        start = nearest_states(coordinates, sample.coordinates, population, generator)
-        chunks = settings.chunks(len(patches), coordinates)
-        merged, bound = _estimate(
-            model, start, patches, chunks, settings, settings.search, generator
-        )
-        done.append(merged)
-        bounds.append(bound)
-        clock.on_progress(0.5 + 0.5 * len(done) / n_frames)
-    return torch.stack(done), sum(bounds) / n_frames
+def _estimate_by_tiles(
+    trained: Trained,
+    sample: _Sample,
+    rows: Tensor,
+    settings: Settings,
+    generator: torch.Generator,
+    clock: Clock,
+) -> Estimate:
+    """Return the same of a model that was trained on a sample, from the patches `rows`."""
+    search = settings.search if settings.shares else (Neighbours(),)
+    found = estimates(trained, *sample.all, rows, settings.tile, search, generator)
+    bounds: list[Tensor] = []
+
+    def told() -> Iterator[Posterior]:
+        done = 0
+        for estimate, bound in found:
+            bounds.append(bound)
+            done += len(bound)
+            clock.on_progress(done / len(rows))
+            yield estimate
+
+    return merge(sample.all[0], told(), settings.doubt), float(torch.cat(bounds).mean())
 
 
 __all__ = ["Material", "Run", "fit_model"]

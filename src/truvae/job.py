@@ -57,6 +57,7 @@ class Done:
     """In standardised units."""
     epochs: int
     n_data: int
+    n_trained: int
     device: str
 
 
@@ -116,7 +117,7 @@ class Job:
             Hidden.none(image) if whole else Hidden.draw(image, generator) for image in self.images
         ]
         pairs = zip(self.hidden, self.images, strict=True)
-        seen = torch.stack([hidden.away(image) for hidden, image in pairs])
+        seen = self.images if whole else torch.stack([h.away(image) for h, image in pairs])
         self.material = Material(seen, max(noise, _LEAST_NOISE), known, generator)
         self.history: list[Epoch] = []
 
@@ -145,6 +146,7 @@ class Job:
             held_out_rmse=final.rmse,
             epochs=main.epochs,
             n_data=len(Patches(self.images, main.settings.patch_size)),
+            n_trained=len(self.material.sample(main.settings).patches),
             device=str(self.images.device),
         )
 
@@ -159,6 +161,8 @@ class Job:
             if runs and clock.should_stop():
                 break  # it did not come far enough to help
             runs.append(run)
+            if self._trust(runs) < 1:
+                run.finish()
             if not self.complete:
                 self._go_on_with(run.merged)
         return runs
@@ -182,7 +186,7 @@ class Job:
         self, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None], name: str
     ) -> Run:
         """Fit one model, and keep the records of its training."""
-        entries = self.material.sample(settings.patch_size).entries
+        entries = self.material.sample(settings).entries
 
         def tell(epoch: Epoch) -> None:
             self.history.append(self.units.record(epoch, entries))
@@ -197,15 +201,16 @@ class Job:
 
     def _combine(self, runs: Sequence[Run]) -> tuple[Tensor, float]:
         """Average the estimates of each kind, and the kinds by the trust in them."""
-        estimates: dict[str, list[Tensor]] = {}
-        for run in runs:
-            estimates.setdefault(run.settings.covariance, []).append(run.merged)
-        kinds = {kind: torch.stack(merged).mean(0) for kind, merged in estimates.items()}
-        if len(kinds) == 1:
-            ((kind, estimate),) = kinds.items()
-            return estimate, float(kind == "dct")
-        trust = self._trust(runs)
-        return torch.lerp(kinds["isotropic"], kinds["dct"], trust), trust
+        kinds = {run.settings.covariance for run in runs}
+        trust = self._trust(runs) if len(kinds) > 1 else float("dct" in kinds)
+
+        def mean(kind: str) -> Tensor:
+            merged = [run.merged for run in runs if run.settings.covariance == kind]
+            return torch.stack(merged).mean(0)
+
+        if trust in (0, 1):  # the other kind is not needed
+            return mean("dct" if trust else "isotropic"), trust
+        return torch.lerp(mean("isotropic"), mean("dct"), trust), trust
 
     def _finish(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:
         """Look again, unless the last estimate is in the checkpoint; then put it there."""
@@ -240,6 +245,8 @@ class Job:
 
     def _without_holes(self, estimates: Tensor) -> Tensor:
         """Fill holes that are wider than a patch from the outside in."""
+        if not self.deep.any():
+            return estimates
         without = estimates.masked_fill(self.deep[..., None], torch.nan)
         return torch.stack([fill_holes(frame, _HOLE_PATCH) for frame in without])
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from functools import reduce
 from typing import Protocol
@@ -70,8 +71,10 @@ class Patches:
         self.n_channels = frames.shape[3]
         self._view = frames.unfold(1, size, 1).unfold(2, size, 1)
         self._width = frames.shape[2]
-        place = torch.arange(frames[0].numel(), device=image.device).view(frames[0].shape)
-        self._offsets = place[:size, :size].permute(2, 0, 1).flatten()
+        line = torch.arange(size, device=image.device)
+        pixel = line[:, None] * self._width + line
+        channel = torch.arange(self.n_channels, device=image.device)
+        self._offsets = (pixel * self.n_channels + channel[:, None, None]).flatten()
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -92,6 +95,25 @@ class Patches:
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Return the patches `rows` (B,) as (B, D)."""
         return self._view[self._corners(rows)].flatten(1)
+
+    def some(self, rows: Tensor) -> "Patches":
+        """Return the patches `rows` (B,) alone, as data points; still a view."""
+        found = copy(self)
+        found._rows = rows if self._rows is None else self._rows[rows]
+        return found
+
+    def lattice(self, stride: int) -> Tensor:
+        """Return the numbers of patches that cover all pixels: those on every `stride`-th row and
+        column of the grid, every one if patches are smaller, and on the last ones.
+
+        >>> Patches(torch.zeros(5, 7), 2).lattice(2)
+        tensor([ 0,  2,  4,  5, 12, 14, 16, 17, 18, 20, 22, 23])
+        """
+        row, column = (
+            torch.tensor(every(n, min(stride, self.size)), device=self.device) for n in self.grid
+        )
+        frame = torch.arange(len(self._view), device=self.device)[:, None, None] * self.grid[0]
+        return ((frame + row[:, None]) * self.grid[1] + column).flatten()
 
     def blocks(self, size: int = 1 << 14) -> Iterable[Tensor]:
         """Yield all patches in order, `size` at a time."""
@@ -116,6 +138,15 @@ class Patches:
         n_rows, n_columns = self.grid
         line = rows // n_columns
         return line // n_rows, line % n_rows, rows % n_columns
+
+
+def every(n: int, stride: int) -> list[int]:
+    """Return every `stride`-th of n places, and the last one.
+
+    >>> every(6, 2)
+    [0, 2, 4, 5]
+    """
+    return [*range(0, n - 1, stride), n - 1]
 
 
 def principal_axes(patches: Points) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,7 +240,7 @@ def merge(patches: Patches, estimates: Iterable[Posterior], doubt: float) -> Ten
         place = patches.pixels(estimate.rows).flatten()
         total.index_add_(0, place, (estimate.mean.double() * trust).flatten())
         weight.index_add_(0, place, trust.expand_as(estimate.mean).flatten())
-    return (total / weight).view(patches.shape)
+    return total.div_(weight).view(patches.shape)
 
 
 def cosine_basis(size: int, n_channels: int = 1) -> Tensor:
@@ -242,6 +273,7 @@ __all__ = [
     "Points",
     "cosine_basis",
     "cosine_transform",
+    "every",
     "merge",
     "noise_level",
     "principal_axes",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from truvae import windows
 from truvae.chunks import near_groups
-from truvae.patches import Patches, Points, merge
+from truvae.patches import Patches, Points, every, merge
 from truvae.training import Posterior
 
 # References lie on every second pixel, in tiles of 8 x 8 that share their candidates.
@@ -206,7 +206,7 @@ def _tiles(
     grid: tuple[int, int], reach: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the row numbers of the references of each tile, and of the patches around it."""
-    rows, columns = ([*range(0, n - 1, _STRIDE), n - 1] for n in grid)
+    rows, columns = (every(n, _STRIDE) for n in grid)
     for i in range(0, len(rows), _TILE):
         for j in range(0, len(columns), _TILE):
             tile = rows[i : i + _TILE], columns[j : j + _TILE]

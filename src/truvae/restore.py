@@ -16,6 +16,7 @@ from truvae.errors import InputError
 from truvae.fill import nearest_known
 from truvae.io import to_dtype
 from truvae.job import Done, Job
+from truvae.limits import GB, needed, within
 from truvae.model import Model
 from truvae.patches import Patches, noise_level
 from truvae.presets import preset as preset_called
@@ -39,6 +40,8 @@ Array = npt.NDArray[Any]
 _NOISE_PATCH = 8
 # Most frames of a stack that take part in that.
 _NOISE_FRAMES = 8
+# Settings that can be given.
+_OVERRIDES = ("patch_size", "n_latents", "hidden", "n_states", "epochs")
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Result:
     """Passes through all patches in the training of `model`."""
     n_data: int
     """Number of patches."""
+    n_trained: int
+    """Number of patches that `model` was trained on: of large pictures and stacks a sample."""
     missing: float
     """Share of the values that were missing."""
     frames: int
@@ -117,6 +122,7 @@ def denoise(
     n_states: int | None = None,
     epochs: int | None = None,
     time_budget: float | None = None,
+    memory_limit: float | None = None,
     device: str = "auto",
     random_state: int = 0,
     checkpoint: str | PathLike[str] | None = None,
@@ -165,6 +171,9 @@ def denoise(
         each patch, passes through the patches (of one model of each kind).
     time_budget
         Seconds that the call may take; training is shortened to keep it.
+    memory_limit
+        GB (of 2^30 bytes) that the process may take; half of the memory of the machine if not
+        given. With little, models of large pictures are trained on fewer patches.
     device
         "auto", "cpu" or "cuda".
     random_state
@@ -215,13 +224,14 @@ def denoise(
         "n_states": n_states,
         "epochs": epochs,
     }
-    wishes = _Wishes(noise, sigma, quality, covariance, preset, selection, overrides)
+    wishes = _Wishes(noise, sigma, quality, covariance, preset, selection, memory_limit, overrides)
     wishes.check()
     check_choice("stack", stack, STACKS)
     where, clock = device_called(device), Clock(time_budget, on_progress, should_stop)
     frames, channel_axis = frames_of(image, channel_axis)
     check_frames(frames, together=stack == "shared")
     check_patch_size(patch_size or SMALLEST_PATCH, frames.shape[1:])
+    wishes = replace(wishes, n_frames=len(frames))
     options = {**wishes.options(), "stack": stack, "seed": random_state, "device": str(where),
                "time_budget": time_budget is not None}  # fmt: skip
     saves = _checkpoint(checkpoint, resume, frames, options)
@@ -304,6 +314,41 @@ def inpaint(
 _denoise: Callable[..., Any] = denoise
 
 
+def memory_needed(
+    shape: tuple[int, ...],
+    *,
+    quality: str = "balanced",
+    covariance: str = "auto",
+    preset: str | None = None,
+    memory_limit: float | None = None,
+    **overrides: Any,
+) -> float:
+    """Return the GB (of 2^30 bytes) that a restoration takes at most, by a rough estimate.
+
+    Parameters
+    ----------
+    shape
+        Frames, rows, columns and channels.
+    quality, covariance, preset, memory_limit, **overrides
+        As for `truvae.denoise`; options that do not matter are ignored.
+
+    Raises
+    ------
+    InputError
+        If a memory limit is too low.
+
+    Examples
+    --------
+    >>> memory_needed((1, 256, 256, 1)) < 1 < memory_needed((1, 8192, 2048, 1)) < 3
+    True
+    """
+    known = {name: value for name, value in overrides.items() if name in _OVERRIDES}
+    wishes = _Wishes(
+        "auto", None, quality, covariance, preset, None, memory_limit, known, n_frames=shape[0]
+    )
+    return needed(wishes.plan(shape[1:], 0.5, True), shape) / GB
+
+
 @dataclass(frozen=True)
 class _Wishes:
     """What was asked for, for every frame."""
@@ -314,7 +359,10 @@ class _Wishes:
     covariance: str
     preset: str | None
     selection: str | None
+    memory_limit: float | None
     overrides: dict[str, Any]
+    n_frames: int = 1
+    """All of those in memory, whether they are restored together or not."""
 
     def check(self) -> None:
         """Raise an `InputError` for wishes that make no sense, whatever the picture."""
@@ -327,7 +375,9 @@ class _Wishes:
             raise InputError("a preset reckons with gaussian noise: leave noise or preset out")
         if self.preset is None and self.selection is not None:
             raise InputError("a selection goes with a preset: give one, or leave selection out")
-        self.plan((1 << 10, 1 << 10), 0.5, True)
+        if self.memory_limit is not None and not 0 < self.memory_limit < np.inf:
+            raise InputError(f"the memory limit must be above 0 GB, not {self.memory_limit:g}")
+        replace(self, memory_limit=None).plan((1 << 10, 1 << 10, 1), 0.5, True)
 
     def options(self) -> dict[str, Any]:
         """Return all of it by name."""
@@ -335,12 +385,12 @@ class _Wishes:
         return first | self.overrides
 
     def plan(self, shape: tuple[int, ...], noise: float, complete: bool) -> Plan:
-        """Return the plan for a picture whose noise has this share of its spread."""
+        """Return the plan for pictures (R, C, K) whose noise has this share of their spread."""
         if self.preset is not None:
             plan = plan_of(preset_called(self.preset), self.selection)
         else:
             plan = choose(shape, noise, self.quality, self.covariance, complete)
-        return plan.override(self.overrides)
+        return within(plan.override(self.overrides), (self.n_frames, *shape), self.memory_limit)
 
     def stabilisers(self, frames: Array) -> tuple[PoissonGaussian, ...] | None:
         """Return the noise of each channel of frames if it is to count as signal-dependent."""
@@ -423,6 +473,7 @@ def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:
         looks=done.looks,
         epochs=done.epochs,
         n_data=done.n_data,
+        n_trained=done.n_trained,
         missing=float(np.isnan(frames).mean()),
         frames=len(frames),
         device=done.device,

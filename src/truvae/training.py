@@ -266,7 +266,7 @@ class Clock:
     should_stop
         Asked now and then; training ends once it says True.
     closing
-        Passes over the data that come after the training.
+        Passes over the data that come after the training, in E-steps.
     watch
         Says what time it is; all clocks made from this one share it.
     """
@@ -274,7 +274,7 @@ class Clock:
     budget: float | None = None
     on_progress: Callable[[float], None] = lambda progress: None
     should_stop: Callable[[], bool] = lambda: False
-    closing: int = 1
+    closing: float = 1
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     def __post_init__(self) -> None:
@@ -311,7 +311,7 @@ class Clock:
         """Return a clock that leaves so many seconds of the budget untouched."""
         return replace(self, budget=self._rest(seconds))
 
-    def before(self, passes: int) -> "Clock":
+    def before(self, passes: float) -> "Clock":
         """Return a clock for training that so many passes over the data follow."""
         return replace(
             self,
