@@ -1,10 +1,16 @@
 """States for patches that the model was not trained on."""
 
+import math
+
 import torch
 
-from truvae.fitting import Material
+from truvae import fitting
+from truvae.checkpoint import NOTHING
+from truvae.fitting import Material, fit_model
 from truvae.inference import nearest_states
 from truvae.population import Population
+from truvae.settings import Settings
+from truvae.training import Clock
 
 
 def test_new_points_get_the_states_of_near_old_ones():
@@ -28,9 +34,40 @@ def test_one_old_point_serves_all():
 def test_of_one_frame_all_patches_are_trained_and_of_more_as_many_as_one_has():
     g = torch.Generator().manual_seed(0)
     frames = torch.randn(3, 12, 10, 1, generator=g)
-    one = Material(frames[:1], 1.0, False, g).sample(4)
-    three = Material(frames, 1.0, False, g).sample(4)
+    one = Material(frames[:1], 1.0, False, g).sample(settings())
+    three = Material(frames, 1.0, False, g).sample(settings())
+    assert one.whole and not three.whole
     assert len(one.patches) == len(three.patches) == 9 * 7
     assert one.coordinates.shape == three.coordinates.shape == (63, 16)
     known = {tuple(row.tolist()) for row in three.patches.pixels(torch.arange(63))}
     assert len(known) == 63  # none twice
+
+
+def test_of_a_large_frame_a_sample_is_trained():
+    g = torch.Generator().manual_seed(0)
+    material = Material(torch.randn(1, 12, 10, 1, generator=g), 1.0, False, g)
+    sample = material.sample(settings(trained=20))
+    assert len(sample.patches) == 20 and not sample.whole and len(sample.all[0]) == 63
+    assert material.sample(settings(trained=20)) is sample  # models share it
+    assert material.sample(settings(trained=63)).whole
+
+
+def settings(trained=None, **more):
+    return Settings(
+        n_latents=8, hidden=(8,), n_states=4, epochs=2, patch_size=4, trained=trained, **more
+    )
+
+
+def test_what_a_sample_leaves_out_is_estimated_once_and_only_when_needed(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    material = Material(torch.randn(1, 12, 10, 1, generator=g), 1.0, False, g)
+    calls = []
+    real = fitting.estimates
+    monkeypatch.setattr(fitting, "estimates", lambda *a: calls.append(1) or real(*a))
+    run = fit_model(material, settings(trained=20), Clock(), lambda epoch: None, NOTHING, "model")
+    assert not calls
+    assert run.merged is run.merged and run.merged.shape == (1, 12, 10, 1)
+    assert run.merged.isfinite().all() and math.isfinite(run.bound)
+    assert len(calls) == 1
+    whole = fit_model(material, settings(), Clock(), lambda epoch: None, NOTHING, "model")
+    assert whole.merged.isfinite().all() and len(calls) == 1

@@ -1,0 +1,156 @@
+"""Large pictures: a sample is trained on, and the estimates of tiles cover everything, seamlessly."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model, make_population
+from hypothesis import given
+from hypothesis import strategies as st
+from test_restore import SMALL, noisy_scene, rmse
+
+import truvae
+from truvae import Neighbours, tiles
+from truvae import settings as chosen
+from truvae.patches import Features, Patches, merge
+from truvae.tiles import Trained, estimates
+
+SIZE = 3
+SHAPES = st.tuples(st.integers(1, 2), st.integers(3, 9), st.integers(3, 9), st.integers(1, 2))
+
+
+def frames(shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def trained(patches, n_trained, n_features=4):
+    """Return a model that nothing is special about, as if it were trained on some patches."""
+    model = make_model(n_observables=patches.n_entries, dtype=torch.float32)
+    some = patches.some(torch.arange(n_trained))
+    features = Features.of(patches, n_features)
+    return Trained(model, make_population(model, n_trained, 4), features, features(some))
+
+
+def found(patches, known, tile=1000, stride=1, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return estimates(known, patches, patches, patches.lattice(stride), tile, (Neighbours(),), g)
+
+
+@given(SHAPES, st.integers(1, 4), st.integers(1, 4))
+def test_a_lattice_of_patches_covers_all_pixels(shape, size, stride):
+    if size > min(shape[1:3]):
+        return
+    patches = Patches(frames(shape), size)
+    rows = patches.lattice(stride)
+    assert len(rows.unique()) == len(rows)
+    assert len(patches.pixels(rows).unique()) == patches.shape.numel()
+    if stride == 1:
+        assert rows.tolist() == list(range(len(patches)))
+
+
+@given(SHAPES, st.integers(0, 99))
+def test_some_patches_are_those_of_their_numbers(shape, seed):
+    patches = Patches(frames(shape), SIZE)
+    g = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(patches), (7,), generator=g)
+    order = torch.randint(7, (5,), generator=g)
+    some = patches.some(rows).some(order)
+    assert len(some) == 5
+    assert torch.equal(some[torch.arange(5)], patches[rows[order]])
+    assert torch.equal(some.pixels(torch.arange(5)), patches.pixels(rows[order]))
+
+
+@given(SHAPES, st.integers(1, 40), st.integers(1, 6), st.integers(0, 99))
+def test_every_patch_is_estimated_once(shape, tile, n_trained, seed):
+    patches = Patches(frames(shape, seed), SIZE)
+    known = trained(patches, min(n_trained, len(patches)))
+    parts = [*found(patches, known, tile, seed=seed)]
+    rows = torch.cat([estimate.rows for estimate, _ in parts])
+    assert sorted(rows.tolist()) == list(range(len(patches)))
+    bounds = torch.cat([bound for _, bound in parts])
+    assert bounds.shape == rows.shape and bounds.isfinite().all()
+    merged = merge(patches, (estimate for estimate, _ in parts), 0.1)
+    assert merged.shape == shape and merged.isfinite().all()
+
+
+@pytest.mark.parametrize("tile", [1, 37, 64, 500])
+def test_tiles_leave_no_seams(tile):
+    """Where all start from the same states, it makes no difference how they are portioned out."""
+    patches = Patches(frames((1, 20, 19, 1)), SIZE)
+    known = trained(patches, 1)
+    pictures = [
+        merge(patches, (estimate for estimate, _ in found(patches, known, n)), 0.1)
+        for n in (len(patches), tile)
+    ]
+    torch.testing.assert_close(*pictures, rtol=0, atol=1e-5)
+
+
+def test_memory_is_bounded_by_sample_and_tile(monkeypatch):
+    patches = Patches(frames((1, 60, 50, 1)), SIZE)
+    known, sizes = trained(patches, 100), []
+    real = tiles.near_groups
+    monkeypatch.setattr(
+        tiles, "near_groups", lambda x, size, g: sizes.append(len(x)) or real(x, size, g)
+    )
+    groups = [len(estimate.rows) for estimate, _ in found(patches, known, 300)]
+    assert len(sizes) == 10 and max(sizes) <= 300 + 100
+    assert sum(groups) == len(patches) and max(groups) <= 300
+    monkeypatch.setattr(tiles, "_GROUP", 32)
+    assert max(len(estimate.rows) for estimate, _ in found(patches, known, 300)) < 100
+
+
+def test_new_patches_take_the_states_of_those_most_like_them():
+    patches = Patches(frames((1, 9, 9, 1)), SIZE)
+    known = trained(patches, len(patches), n_features=9)
+    nearest = tiles._nearest(known, torch.arange(10, 30), known.coordinates[[12, 29]])
+    assert torch.equal(nearest.words, known.population.words[[12, 29]])
+
+
+@pytest.mark.parametrize("covariance", ["auto", "isotropic", "dct"])
+def test_a_picture_just_too_large_is_restored_like_one_that_is_not(monkeypatch, covariance):
+    clean, noisy = noisy_scene()
+    options = SMALL | {"covariance": covariance, "sigma": 20.0, "return_result": True}
+    whole = truvae.denoise(noisy, **options)
+    assert whole.n_trained == whole.n_data
+    monkeypatch.setattr(chosen, "_TRAINED", whole.n_data - 100)
+    sampled = truvae.denoise(noisy, **options)
+    assert sampled.n_trained == sampled.n_data - 100
+    assert rmse(sampled.restored, whole.restored) < 4  # other noise in training, of a fifth
+    assert rmse(sampled.restored, clean) < 1.1 * rmse(whole.restored, clean)
+    assert sampled.elbo == pytest.approx(whole.elbo, abs=0.03 * abs(whole.elbo))
+
+
+@given(st.tuples(st.integers(10, 20), st.integers(10, 20)), st.sampled_from([0.0, 0.2]))
+def test_large_pictures_of_any_shape_come_back_whole(shape, missing):
+    rng = np.random.default_rng(0)
+    picture = rng.normal(0, 1, shape)
+    picture[rng.random(shape) < missing] = np.nan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chosen, "_TRAINED", 15)
+        result = truvae.denoise(picture, patch_size=4, return_result=True, **SMALL | {"epochs": 1})
+    assert result.n_trained == 15 < result.n_data
+    assert result.restored.shape == shape and np.isfinite(result.restored).all()
+
+
+def test_frames_of_a_stack_share_a_sample_of_the_size_of_one(monkeypatch):
+    frames = np.stack([noisy_scene(seed=seed)[1] for seed in range(3)])
+    options = SMALL | {"stack": "shared", "return_result": True, "epochs": 2}
+    result = truvae.denoise(frames, **options)
+    assert result.n_data == 3 * result.n_trained
+    monkeypatch.setattr(chosen, "_TRAINED", 500)
+    assert truvae.denoise(frames, **options).n_trained == 500
+
+
+def test_a_time_budget_holds_for_large_pictures(monkeypatch):
+    monkeypatch.setattr(chosen, "_TRAINED", 500)
+    result = truvae.denoise(
+        noisy_scene()[1], time_budget=2, return_result=True, **SMALL | {"epochs": 100_000}
+    )
+    assert result.epochs < 100_000 and result.n_trained == 500
+    assert rmse(result.restored, noisy_scene()[0]) < 20
+
+
+def test_presets_train_on_all_patches(monkeypatch):
+    monkeypatch.setattr(chosen, "_TRAINED", 10)
+    noisy = noisy_scene(size=16)[1]
+    result = truvae.denoise(noisy, preset="paper:denoise-house-25", epochs=1, return_result=True)
+    assert result.n_trained == result.n_data == 81
