@@ -1,4 +1,4 @@
-"""Large pictures: a sample is trained on, and the estimates of tiles cover everything, seamlessly."""
+"""Large pictures: a sample is trained on, and tiles cover everything, without seams."""
 
 import numpy as np
 import pytest
