@@ -184,7 +184,7 @@ def test_no_process_outlives_a_program_that_quits_at_once(pictures, tmp_path, nu
         workers = wait_for(lambda: len(c := children(process.pid)) == 2 and c)
         for number in numbers:
             (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-            time.sleep(0.05)
+            time.sleep(0.5)  # two at once count as one on a busy machine
         _, stderr = process.communicate(timeout=90)
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     assert all(is_gone(pid) for pid in workers)
