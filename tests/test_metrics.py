@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from skimage.metrics import structural_similarity
 
 from truvae import InputError
 from truvae.metrics import data_range, psnr, segmental_snr, snr, ssim
@@ -58,6 +59,16 @@ def test_different_shapes_are_an_error():
 
 def test_a_constant_float_picture_has_no_peak():
     assert math.isnan(psnr(np.full((4, 4), 100.0), np.full((4, 4), 99.0)))
+
+
+@pytest.mark.parametrize("shape", [(1100, 20), (513, 9, 3), (8, 600)])
+def test_ssim_by_bands_is_that_of_the_whole(shape):
+    rng = np.random.default_rng(0)
+    clean = rng.integers(0, 255, shape).astype(np.uint8)
+    noisy = clean + rng.normal(0, 20, shape)
+    axis = -1 if len(shape) == 3 else None
+    whole = structural_similarity(clean.astype(float), noisy, data_range=255, channel_axis=axis)
+    assert ssim(clean, noisy, channels=len(shape) == 3) == pytest.approx(whole, abs=1e-12)
 
 
 @given(st.floats(-20, 40), st.integers(1, 2), st.integers(0, 9))
