@@ -20,6 +20,7 @@ from benchmarks import (
     paper_house,
     patches,
     scaling,
+    stack,
     tables,
 )
 
@@ -39,6 +40,7 @@ MODULES = (
     interrupted,
     big,
     microscopy,
+    stack,
     tables,
     decoder,
     gallery,
