@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import truvae
-from truvae import InputError, files, memory
+from truvae import InputError, files
 from truvae.limits import GB, needed, total, within
 from truvae.presets import preset
 from truvae.restore import memory_needed
@@ -49,9 +49,9 @@ def test_with_room_enough_nothing_changes():
 
 def test_without_a_limit_half_of_the_memory_is_aimed_at_and_nothing_refused(monkeypatch):
     plan, shape = balanced(4096, 4096), (1, 4096, 4096, 1)
-    monkeypatch.setattr(memory, "total", lambda: 64.0 * GB)
+    monkeypatch.setattr(limits, "total", lambda: 64.0 * GB)
     assert within(plan, shape, None) == plan
-    monkeypatch.setattr(memory, "total", lambda: 1.0 * GB)
+    monkeypatch.setattr(limits, "total", lambda: 1.0 * GB)
     assert within(plan, shape, None).models[0].trained == 1 << 14
 
 
