@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import truvae
-from truvae import InputError, files
+from truvae import InputError, files, limits
 from truvae.limits import GB, needed, total, within
 from truvae.presets import preset
 from truvae.restore import memory_needed

@@ -148,14 +148,20 @@ class _Worker(Generic[Task, Result]):
 def _work(function: Function[Any, Any], tasks: Connection, control: Connection) -> None:
     """Do tasks as they come, until there will be no more."""
     signal.signal(signal.SIGINT, _leave)
-    asked = threading.Event()
-    threading.Thread(target=_listen, args=(control, asked), daemon=True).start()
+    asked, alone = threading.Event(), threading.Event()
+    threading.Thread(target=_listen, args=(control, asked, alone), daemon=True).start()
+
+    def should_stop() -> bool:
+        if alone.is_set():
+            _leave()  # again: an import or a callback may have swallowed the first one
+        return asked.is_set()
+
     while True:
         try:
             task = tasks.recv()
         except (EOFError, OSError):
             return
-        result = function(task, asked.is_set)
+        result = function(task, should_stop)
         with suppress(OSError):  # nobody is there to hear it
             tasks.send(result)
 
@@ -165,12 +171,13 @@ def _leave(*_: object) -> None:
     raise SystemExit
 
 
-def _listen(control: Connection, asked: threading.Event) -> None:
+def _listen(control: Connection, asked: threading.Event, alone: threading.Event) -> None:
     """Wait to be asked to finish; at the end of the pipe, interrupt the task."""
     with suppress(EOFError, OSError):
         control.recv()
         asked.set()
         control.recv()
+    alone.set()
     _thread.interrupt_main()
 
 
