@@ -111,7 +111,7 @@ def test_a_picture_just_too_large_is_restored_like_one_that_is_not(monkeypatch, 
     options = SMALL | {"covariance": covariance, "sigma": 20.0, "return_result": True}
     whole = truvae.denoise(noisy, **options)
     assert whole.n_trained == whole.n_data
-    monkeypatch.setattr(chosen, "_TRAINED", whole.n_data - 100)
+    monkeypatch.setattr(chosen, "_TRAINED", (whole.n_data - 100, whole.n_data - 100))
     sampled = truvae.denoise(noisy, **options)
     assert sampled.n_trained == sampled.n_data - 100
     assert rmse(sampled.restored, whole.restored) < 4  # other noise in training, of a fifth
@@ -125,7 +125,7 @@ def test_large_pictures_of_any_shape_come_back_whole(shape, missing):
     picture = rng.normal(0, 1, shape)
     picture[rng.random(shape) < missing] = np.nan
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chosen, "_TRAINED", 15)
+        patch.setattr(chosen, "_TRAINED", (15, 15))
         result = truvae.denoise(picture, patch_size=4, return_result=True, **SMALL | {"epochs": 1})
     assert result.n_trained == 15 < result.n_data
     assert result.restored.shape == shape and np.isfinite(result.restored).all()
@@ -136,12 +136,12 @@ def test_frames_of_a_stack_share_a_sample_of_the_size_of_one(monkeypatch):
     options = SMALL | {"stack": "shared", "return_result": True, "epochs": 2}
     result = truvae.denoise(frames, **options)
     assert result.n_data == 3 * result.n_trained
-    monkeypatch.setattr(chosen, "_TRAINED", 500)
+    monkeypatch.setattr(chosen, "_TRAINED", (500, 500))
     assert truvae.denoise(frames, **options).n_trained == 500
 
 
 def test_a_time_budget_holds_for_large_pictures(monkeypatch):
-    monkeypatch.setattr(chosen, "_TRAINED", 500)
+    monkeypatch.setattr(chosen, "_TRAINED", (500, 500))
     result = truvae.denoise(
         noisy_scene()[1], time_budget=2, return_result=True, **SMALL | {"epochs": 100_000}
     )
@@ -150,7 +150,7 @@ def test_a_time_budget_holds_for_large_pictures(monkeypatch):
 
 
 def test_presets_train_on_all_patches(monkeypatch):
-    monkeypatch.setattr(chosen, "_TRAINED", 10)
+    monkeypatch.setattr(chosen, "_TRAINED", (10, 10))
     noisy = noisy_scene(size=16)[1]
     result = truvae.denoise(noisy, preset="paper:denoise-house-25", epochs=1, return_result=True)
     assert result.n_trained == result.n_data == 81

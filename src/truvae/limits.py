@@ -14,7 +14,7 @@ GB = 1 << 30
 # Bytes, rounded up: of the program and the work on one group of patches; for each value of the
 # frames; for each patch that is trained on or searched for near ones; and, of those trained on, for
 # each byte of their states, of which there are more while they are drawn.
-_PROGRAM, _VALUE, _PATCH, _STATES = 700 << 20, 100, 1600, 4
+_PROGRAM, _VALUE, _PATCH, _STATES = 700 << 20, 80, 1600, 3
 # To train on fewer patches than this, or to have fewer in a tile, saves nothing worth it.
 _FEWEST = 1 << 14
 # Share of the memory of the machine that may be used if no limit is given.
@@ -36,7 +36,7 @@ def needed(plan: Plan, shape: Shape) -> int:
     Examples
     --------
     >>> from truvae.settings import choose
-    >>> needed(choose((2048, 2048), 0.5, "balanced"), (1, 2048, 2048, 1)) / GB < 1.5
+    >>> needed(choose((2048, 2048), 0.5, "balanced"), (1, 2048, 2048, 1)) / GB < 3
     True
     """
     models = [*plan.models, *(plan.noisy.models if plan.noisy else ())]
@@ -64,7 +64,7 @@ def within(plan: Plan, shape: Shape, limit: float | None) -> Plan:
     >>> from truvae.settings import choose
     >>> plan, shape = choose((2048, 2048), 0.5, "balanced"), (1, 2048, 2048, 1)
     >>> [within(plan, shape, limit).models[0].trained for limit in (4, 1.2)]
-    [65536, 16384]
+    [261248, 32656]
     """
     most = _SHARE * total() if limit is None else limit * GB
     while needed(plan, shape) > most and (smaller := _smaller(plan)) != plan:

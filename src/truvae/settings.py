@@ -15,9 +15,12 @@ SMALLEST_PATCH = 7
 _WEAK, _STRONG = 0.43, 0.6
 # Models in all, and epochs of an "isotropic" and a "dct" one for a picture of 256 x 256 pixels.
 _EFFORT = {"fast": (1, 5, 6), "balanced": (2, 8, 12), "best": (4, 10, 16)}
-# Most patches to train on: taking all gains less than 0.05 dB. Where a model knows a sample only,
-# the patches that it estimates lie on every second row and column, if further looks follow.
-_TRAINED, _STRIDE = 1 << 16, 2
+# Patches to train on: all up to the first number, of more the geometric mean of their number and
+# `_SCARCE`, up to the second number. Of 512 x 512 pixels all are worth less than 0.05 dB more.
+_TRAINED, _SCARCE = (1 << 16, 1 << 18), 1 << 14
+# Where a model knows a sample only, the patches that it estimates lie on every second row and
+# column, if further looks follow.
+_STRIDE = 2
 # Further looks at complete pictures. Models, sides of patches and most looks for incomplete ones:
 # there looks matter more than models.
 _LOOKS = 2
@@ -224,7 +227,7 @@ def _isotropic(shape: tuple[int, ...], noise: float, epochs: int) -> Settings:
     return Settings(
         covariance="isotropic",
         patch_size=size,
-        trained=_TRAINED,
+        trained=_most(shape, size),
         n_latents=max(16, round(256 * smaller)),
         # Where noise is strong, a decoder that can say more learns the noise.
         hidden=(max(16, round((256 if strong else 512) * smaller)),),
@@ -244,7 +247,7 @@ def _dct(shape: tuple[int, ...], noise: float, epochs: int) -> Settings:
     return Settings(
         covariance="dct",
         patch_size=size,
-        trained=_TRAINED,
+        trained=_most(shape, size),
         n_latents=width,
         hidden=(width,),
         n_states=16,
@@ -255,14 +258,24 @@ def _dct(shape: tuple[int, ...], noise: float, epochs: int) -> Settings:
     )
 
 
+def _most(shape: tuple[int, ...], size: int) -> int:
+    """Return how many patches of a picture to train on at most."""
+    least, most = _TRAINED
+    return min(max(least, math.isqrt(_count(shape, size) * _SCARCE)), most)
+
+
+def _count(shape: tuple[int, ...], size: int) -> int:
+    """Return the number of patches of a picture."""
+    return max(1, (shape[0] - size + 1) * (shape[1] - size + 1))
+
+
 def _by_size(shape: tuple[int, ...], size: int) -> tuple[float, float]:
     """Return by what factors a picture needs a smaller model and more epochs than 256 x 256.
 
     A small picture has less to learn from, so its model must be smaller too. Of a large one only a
     sample is learned from.
     """
-    n_patches = (shape[0] - size + 1) * (shape[1] - size + 1)
-    share = min(max(1, n_patches), _TRAINED) / 249**2
+    share = min(_count(shape, size), _most(shape, size)) / 249**2
     return math.sqrt(min(share, 1.0)), 1 / math.sqrt(share)
 
 
