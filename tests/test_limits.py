@@ -1,6 +1,8 @@
 """Memory: estimates grow with what is asked for, limits are kept, and too low ones are told."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,3 +85,15 @@ def test_what_a_large_picture_takes_is_told_before_it_is_restored():
     size = memory_needed((2, 1024, 512, 3), n_states=32)
     assert f"{size:.1f} GB" in line and "--memory-limit" in line
     assert memory_needed((2, 1024, 512, 3), n_states=64) > size
+
+
+def test_the_command_tells_a_limit_that_is_too_low_in_one_line(tmp_path):
+    np.save(tmp_path / "in.npy", np.random.default_rng(0).normal(0, 1, (16, 16)))
+    command = [sys.executable, "-m", "truvae", "denoise", "in.npy", "-o", "out.npy"]
+    done = subprocess.run(
+        [*command, "--memory-limit", "0.1"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2 and not (tmp_path / "out.npy").exists()
+    assert re.fullmatch(
+        r"truvae: error: 0\.1 GB of memory are not enough .* at least 0\.\d GB .*\n", done.stderr
+    )

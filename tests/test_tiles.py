@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_restore import SMALL, noisy_scene, rmse
 
 import truvae
-from truvae import Neighbours, tiles
+from truvae import Neighbours, fitting, job, tiles
 from truvae import settings as chosen
 from truvae.patches import Features, Patches, merge
 from truvae.tiles import Trained, estimates
@@ -108,7 +108,7 @@ def test_new_patches_take_the_states_of_those_most_like_them():
 @pytest.mark.parametrize("covariance", ["auto", "isotropic", "dct"])
 def test_a_picture_just_too_large_is_restored_like_one_that_is_not(monkeypatch, covariance):
     clean, noisy = noisy_scene()
-    options = SMALL | {"covariance": covariance, "sigma": 20.0, "return_result": True}
+    options = SMALL | {"covariance": covariance, "sigma": 20.0, "return_result": True, "epochs": 8}
     whole = truvae.denoise(noisy, **options)
     assert whole.n_trained == whole.n_data
     monkeypatch.setattr(chosen, "_TRAINED", (whole.n_data - 100, whole.n_data - 100))
@@ -117,6 +117,18 @@ def test_a_picture_just_too_large_is_restored_like_one_that_is_not(monkeypatch, 
     assert rmse(sampled.restored, whole.restored) < 4  # other noise in training, of a fifth
     assert rmse(sampled.restored, clean) < 1.1 * rmse(whole.restored, clean)
     assert sampled.elbo == pytest.approx(whole.elbo, abs=0.03 * abs(whole.elbo))
+
+
+@pytest.mark.parametrize(("trust", "n_estimates"), [(0.0, 2), (0.5, 2), (1.0, 1)])
+def test_a_model_without_weight_in_the_result_estimates_nothing(monkeypatch, trust, n_estimates):
+    calls, real = [], fitting.estimates
+    monkeypatch.setattr(chosen, "_TRAINED", (100, 100))
+    monkeypatch.setattr(job, "trust_in_dct", lambda learned, estimate: trust)
+    monkeypatch.setattr(fitting, "estimates", lambda *a: calls.append(1) or real(*a))
+    noisy = noisy_scene(size=24)[1]
+    result = truvae.denoise(noisy, return_result=True, **SMALL | {"epochs": 1})
+    assert len(result.covariances) == 2 and len(calls) == n_estimates
+    assert np.isfinite(result.restored).all() and np.isfinite(result.elbo)
 
 
 @given(st.tuples(st.integers(10, 20), st.integers(10, 20)), st.sampled_from([0.0, 0.2]))
