@@ -9,18 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import truvae
-from truvae.audio import damaged_samples
 from truvae.cli import app
 from truvae.errors import InputError
-from truvae.gaps import fill_gaps, longest_gap, runs
+from truvae.gaps import damaged_samples, fill_gaps, longest_gap, runs
 from truvae.io_audio import Sound, read_sound, write_sound
 from truvae.metrics import snr
-from truvae.patches import Patches
-from truvae.patches import merge as merge_patches
+from truvae.patches import Patches, every
 from truvae.refine import refine_recording
 from truvae.spectra import noise_floor, spectral_look
-from truvae.training import Posterior
-from truvae.windows import Windows, every, merge
 
 RATE = 8000
 
@@ -38,33 +34,21 @@ def noisy(clean, sigma=0.1, seed=0):
 
 def test_windows_are_patches_of_one_row():
     x = torch.randn(40, 2)
-    windows, rows = Windows(x, 7), torch.tensor([0, 5, 33])
+    windows, rows = Patches(x[None], (1, 7)), torch.tensor([0, 5, 33])
+    assert len(windows) == 34 and windows.n_entries == 14
     for k in range(2):
         expected = torch.stack([x[row : row + 7, k] for row in rows.tolist()])
         assert torch.equal(windows[rows][:, 7 * k : 7 * k + 7], expected)
     assert torch.equal(x.flatten()[windows.pixels(rows)], windows[rows])
-    some = windows.some(torch.tensor([3, 9])).some(torch.tensor([1]))
-    assert torch.equal(some[torch.tensor([0])], windows[torch.tensor([9])])
-
-
-def test_merging_windows_is_merging_patches():
-    x, generator = torch.randn(30), torch.Generator().manual_seed(0)
-    windows, patches = Windows(x[:, None], 6), Patches(x.expand(6, 30), 6)
-    rows = torch.arange(25)
-    mean, variance = torch.randn(25, 6, generator=generator), torch.rand(25, generator=generator)
-    merged, doubt = merge(windows, [Posterior(rows, mean, variance)], 0.1)
-    lines = mean[:, None].expand(-1, 6, -1).flatten(1)
-    expected = merge_patches(patches, [Posterior(rows, lines, variance)], 0.1)
-    assert torch.allclose(merged[:, 0], expected[0])
-    assert variance.min() <= doubt.min() and doubt.max() <= variance.max()
 
 
 @given(st.integers(1, 200), st.integers(1, 30), st.integers(1, 20))
-def test_windows_reach_both_ends(n, length, hop):
+def test_windows_reach_both_ends(n, length, stride):
     length = min(n, length)
-    starts = every(n, length, hop, torch.device("cpu")).tolist()
+    starts = Patches(torch.zeros(1, n), (1, length)).lattice(stride).tolist()
+    assert starts == every(n - length + 1, min(stride, length))
     assert starts[0] == 0 and starts[-1] == n - length
-    assert starts == sorted(set(starts)) and max(np.diff(starts), default=0) <= hop
+    assert starts == sorted(set(starts)) and max(np.diff(starts), default=0) <= stride
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.1])
@@ -183,20 +167,12 @@ def test_channels_can_be_restored_apart():
 
 
 def test_long_recordings_are_learned_from_a_sample(monkeypatch):
-    from truvae import audio_job
-
-    monkeypatch.setattr(audio_job.SoundSettings, "most", 300)
-    monkeypatch.setattr(audio_job, "_TILE", 500)
+    monkeypatch.setattr("truvae.audio_settings._TRAINED", 300)
     clean = tones(2 * RATE)
     y = noisy(clean, 0.05)
-    monkeypatch.setattr("truvae.audio.SoundSettings", _few(audio_job.SoundSettings))
     result = truvae.denoise_audio(y, sample_rate=RATE, epochs=2, return_result=True)
-    assert result.n_data > 1500
+    assert result.n_data > 1500 and result.settings.trained == result.settings.tile == 300
     assert snr(clean, result.restored) > snr(clean, y) + 6
-
-
-def _few(kind):
-    return lambda **given: kind(**given | {"most": 300})
 
 
 def test_a_told_sigma_is_held_and_the_papers_model_learns_it():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import unfold
 
-from truvae.patches import Features, Patches, merge, noise_level
+from truvae.patches import Features, Patches, cosine_basis, merge, merge_moments, noise_level
 from truvae.training import Posterior
 
 
@@ -61,6 +61,27 @@ def test_merging_weighs_by_the_posterior_variance():
     merged = merge(patches, [Posterior(rows, mean, variance)], 0.1)
     middle = (1.0 / 0.1 + 5.0 / 0.4) / (1 / 0.1 + 1 / 0.4)
     torch.testing.assert_close(merged[0], torch.tensor([1.0, middle, 5.0], dtype=torch.float64))
+
+
+def test_moments_are_merged_with_the_same_weights():
+    patches, g = Patches(torch.zeros(7, 6), (2, 3)), torch.Generator().manual_seed(0)
+    rows = torch.arange(len(patches))
+    mean, variance = torch.randn(len(rows), 6, generator=g), torch.rand(len(rows), generator=g)
+    expected = merge(patches, [Posterior(rows, mean, variance)], 0.1)
+    spread = merge(patches, [Posterior(rows, variance[:, None].expand_as(mean), variance)], 0.1)
+    parts = [Posterior(part, mean[part], variance[part]) for part in rows.split(4)]
+    torch.testing.assert_close(merge_moments(patches, parts, 0.1), (expected, spread))
+
+
+def test_patches_may_have_two_sides():
+    image = picture_of(6, 16).view(6, 8, 2)
+    patches = Patches(image, (2, 5))
+    expected = unfold(image.permute(2, 0, 1)[None], (2, 5))[0].T
+    assert patches.grid == (5, 4) and torch.equal(patches[torch.arange(20)], expected)
+    assert torch.equal(image.flatten()[patches.pixels(torch.arange(20))], expected)
+    basis = cosine_basis((2, 5), 2)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(20))
+    torch.testing.assert_close(cosine_basis((3, 3)), cosine_basis(3))
 
 
 def test_mean_observed_counts_the_known_entries():

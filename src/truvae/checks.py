@@ -11,6 +11,9 @@ from truvae.errors import InputError
 
 Array = npt.NDArray[Any]
 
+# The fewest samples of a recording to learn from.
+_FEWEST = 64
+
 
 def frames_of(image: npt.ArrayLike, channel_axis: int | None) -> tuple[Array, int | None]:
     """Return a picture or a stack of them as float64 frames (F, R, C, K), and which axis of `image`
@@ -27,10 +30,7 @@ def frames_of(image: npt.ArrayLike, channel_axis: int | None) -> tuple[Array, in
         If the last of three axes looks like colour channels, and nothing was said of it.
     """
     array = np.asarray(image)
-    if array.dtype == object or not np.issubdtype(array.dtype, np.number):
-        raise InputError(f"a picture holds integers or floats, not {array.dtype} values")
-    if np.iscomplexobj(array):
-        raise InputError("a picture holds integers or floats, not complex values")
+    _check_numbers(array, "a picture")
     if array.size == 0:
         raise InputError(f"the picture has no known pixel: there are no values in {array.shape}")
     channel_axis = _channel_axis(array, channel_axis)
@@ -46,6 +46,13 @@ def frames_of(image: npt.ArrayLike, channel_axis: int | None) -> tuple[Array, in
         )
     frames: Array = picture.reshape(-1, *picture.shape[-3:])
     return frames, channel_axis
+
+
+def _check_numbers(array: Array, what: str) -> None:
+    if array.dtype == object or not np.issubdtype(array.dtype, np.number):
+        raise InputError(f"{what} holds integers or floats, not {array.dtype} values")
+    if np.iscomplexobj(array):
+        raise InputError(f"{what} holds integers or floats, not complex values")
 
 
 def _channel_axis(array: Array, channel_axis: int | None) -> int | None:
@@ -121,6 +128,73 @@ def masked(image: npt.ArrayLike, mask: npt.ArrayLike | None, channel_axis: int |
     return np.where(unknown, np.nan, array.astype(np.float64))
 
 
+def recording_of(y: npt.ArrayLike, sample_rate: float) -> Array:
+    """Return a recording as float64 (n, K), NaN where missing.
+
+    Raises
+    ------
+    InputError
+        If it is no recording, or cannot be learned from.
+    """
+    array = np.asarray(y)
+    if not 0 < sample_rate < np.inf:
+        raise InputError(f"sample_rate must be above 0 (samples a second), not {sample_rate:g}")
+    _check_numbers(array, "a recording")
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise InputError(
+            f"a recording has shape (samples,) or (samples, channels), not {array.shape}"
+        )
+    if array.ndim == 2 and array.shape[0] < array.shape[1]:
+        raise InputError(
+            f"a recording has shape (samples, channels), and {array.shape} has more channels than "
+            "samples: transpose it"
+        )
+    if len(array) < _FEWEST:
+        raise InputError(
+            f"the recording has only {len(array)} samples: {_FEWEST} or more are needed"
+        )
+    recording: Array = array.astype(np.float64).reshape(len(array), -1)
+    _check_samples(recording)
+    return recording
+
+
+def _check_samples(recording: Array) -> None:
+    if np.isinf(recording).any():
+        raise InputError("the recording has infinite values; mark missing samples as NaN")
+    lost = np.isnan(recording).all(0)
+    if lost.any():
+        where = f" of channel {int(lost.argmax())}" if recording.shape[1] > 1 else ""
+        raise InputError(f"the recording has no known sample{where}: all of it is missing")
+    if (np.nanmax(recording, 0) == np.nanmin(recording, 0)).all():
+        raise InputError(
+            f"the recording is silent (all samples are {np.nanmax(recording):g}): there is nothing "
+            "to restore"
+        )
+
+
+def masked_recording(y: Array, mask: npt.ArrayLike | None) -> Array:
+    """Return a recording (n,) or (n, K) of floats with NaN where a mask, (n,) or of the same shape,
+    is true.
+
+    Raises
+    ------
+    InputError
+        If the mask has another shape.
+    """
+    if mask is None:
+        return y
+    unknown = np.asarray(mask) != 0
+    if unknown.ndim == 1 and y.ndim == 2:
+        unknown = unknown[:, None]
+    same = unknown.ndim == y.ndim and len(unknown) == len(y)
+    if not same or unknown.shape[-1] not in (1, y.shape[-1]):
+        raise InputError(
+            f"the mask has shape {np.shape(mask)}, the recording {y.shape}: they must be equal, "
+            "but for the channels"
+        )
+    return np.where(unknown, np.nan, y.astype(np.float64))
+
+
 def check_patch_size(size: int, shape: tuple[int, ...]) -> None:
     """Raise an `InputError` if a picture (R, C) or (R, C, K) is smaller than a patch."""
     if size > min(shape[:2]):
@@ -141,4 +215,12 @@ def device_called(name: str) -> torch.device:
     return torch.device(name)
 
 
-__all__ = ["check_frames", "check_patch_size", "device_called", "frames_of", "masked"]
+__all__ = [
+    "check_frames",
+    "check_patch_size",
+    "device_called",
+    "frames_of",
+    "masked",
+    "masked_recording",
+    "recording_of",
+]

@@ -27,6 +27,9 @@ from truvae.training import Adam, Clock, Epoch, Posterior, posterior
 Estimate = tuple[Tensor, float]
 """Estimated frames, (F, R, C, K), and the mean of F_n over the patches, in nats."""
 
+Sides = tuple[int, int]
+"""Rows and columns of a patch."""
+
 # Principal components in which patches count as near.
 _FEATURES = 48
 # What the estimate of a patch takes, in E-steps of training.
@@ -72,7 +75,8 @@ class Material:
     Parameters
     ----------
     seen
-        Frames (F, R, C, K) in standardised units, NaN where values are missing or hidden.
+        Frames (F, R, C, K) in standardised units, NaN where values are missing or hidden. A
+        recording is a frame (1, 1, n, K) of one row, and its patches are windows of 1 x P.
     noise
         Standard deviation of their noise, given or estimated.
     known
@@ -85,7 +89,7 @@ class Material:
         self.seen, self.noise, self.known, self.generator = seen, noise, known, generator
         gaps = bool(seen.isnan().any())
         self._pilot = torch.stack([nearest_known(frame) for frame in seen]) if gaps else seen
-        self._samples: dict[tuple[int, int], _Sample] = {}
+        self._samples: dict[tuple[Sides, int], _Sample] = {}
 
     def look_for_neighbours_in(self, estimate: Tensor) -> None:
         """Let an estimate say from now on which patches are near: it knows all their entries."""
@@ -94,23 +98,24 @@ class Material:
 
     def sample(self, settings: Settings) -> "_Sample":
         """Return the patches to train on; drawn once per size and number."""
-        size = settings.patch_size
-        n = len(Patches(self.seen, size))
+        rows, columns = self.seen.shape[1:3]
+        sides = min(settings.patch_size, rows), min(settings.patch_size, columns)
+        n = len(Patches(self.seen, sides))
         n_trained = min(n // len(self.seen), settings.trained or n)
-        if (size, n_trained) not in self._samples:
-            rows = None
+        if (sides, n_trained) not in self._samples:
+            drawn = None
             if n_trained < n:
                 order = torch.randperm(n, generator=self.generator, device=self.seen.device)
-                rows = order[:n_trained].clone()
-            self._samples[size, n_trained] = _Sample(self.seen, self._pilot, size, rows)
-        return self._samples[size, n_trained]
+                drawn = order[:n_trained].clone()
+            self._samples[sides, n_trained] = _Sample(self.seen, self._pilot, sides, drawn)
+        return self._samples[sides, n_trained]
 
 
 class _Sample:
     """The patches that a model is trained on, all or some."""
 
-    def __init__(self, seen: Tensor, pilot: Tensor, size: int, rows: Tensor | None) -> None:
-        self.all = Patches(seen, size), Patches(pilot, size)
+    def __init__(self, seen: Tensor, pilot: Tensor, sides: Sides, rows: Tensor | None) -> None:
+        self.all = Patches(seen, sides), Patches(pilot, sides)
         self.whole = rows is None
         self.patches, self._full = (
             patches if rows is None else patches.some(rows) for patches in self.all
@@ -234,7 +239,7 @@ def _white(material: Material, settings: Settings) -> Gaussian:
 
 def _diagonal(material: Material, patches: Patches) -> DiagonalGaussian:
     """Return noise whose signal variances start as those of all patches."""
-    basis = cosine_basis(patches.size, patches.n_channels).to(patches.device)
+    basis = cosine_basis(patches.sides, patches.n_channels).to(patches.device)
     energy = sum((block @ basis).square().sum(0) for block in patches.blocks()) / len(patches)
     noise = material.seen.new_tensor(material.noise**2)
     return DiagonalGaussian(noise, basis, (energy - noise).clamp(min=0.02 * material.noise**2))

@@ -1,12 +1,17 @@
-"""Gaps in a recording: filled from the spectrum of what surrounds them."""
+"""Gaps in a recording: found where it was damaged, and filled from what surrounds them."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from truvae.settings import check_choice
 
+Array = npt.NDArray[Any]
+
+REPAIRS = ("clipping", "dropouts")
 # Seconds around a gap that tell its spectrum.
 _REACH = 0.25
 # What is known on each side of a gap and says how it goes on: seconds at least, in units of the
@@ -18,6 +23,65 @@ _AT_ONCE = 0.05
 _FLOOR = 1e-6
 # Gaps of so many samples are drawn as lines at first, and how often all are filled.
 _SHORT, _ROUNDS = 4, 2
+# Gaps longer than this, in seconds, are told: what is in them is not heard.
+_LONG_GAP = 0.05
+# So many samples in a row at the highest or lowest level were clipped; so many seconds of zeros
+# were lost.
+_CLIPPED, _DROPPED = 3, 0.001
+
+
+def damaged_samples(y: Array, repairs: Sequence[str], sample_rate: float) -> Array:
+    """Return where a recording (n, K) was damaged, (n, K), true where samples are lost.
+
+    Parameters
+    ----------
+    y
+        The recording.
+    repairs
+        "clipping" for three samples or more in a row at the highest or lowest level that there is,
+        "dropouts" for exact zeros for a millisecond or more, but not at the ends.
+    sample_rate
+        Samples a second.
+
+    Examples
+    --------
+    >>> y = np.array([0.2, 0.9, 0.9, 0.9, 0.1, -0.4])[:, None]
+    >>> damaged_samples(y, ["clipping"], 16_000)[:, 0].tolist()
+    [False, True, True, True, False, False]
+    """
+    for repair in repairs:
+        check_choice("repair", repair, REPAIRS)
+    lost = np.zeros(y.shape, dtype=bool)
+    for k, x in enumerate(y.T):
+        if "clipping" in repairs:
+            for level in (x.max(), x.min()):
+                _mark(lost[:, k], x == level, _CLIPPED)
+        if "dropouts" in repairs:
+            zeros = x == 0
+            sound = np.flatnonzero(~zeros)
+            if len(sound):
+                zeros[: sound[0]] = zeros[sound[-1] :] = False
+            _mark(lost[:, k], zeros, max(2, round(_DROPPED * sample_rate)))
+    return lost
+
+
+def _mark(lost: Array, marked: Array, shortest: int) -> None:
+    """Mark the runs of at least so many samples as lost."""
+    for start, end in runs(marked):
+        if end - start >= shortest:
+            lost[start:end] = True
+
+
+def without_gaps(recording: Array, sample_rate: float) -> Array:
+    """Return a recording (n, K) with its gaps filled, if there are any; warn of long ones."""
+    longest = longest_gap(recording) / sample_rate
+    if longest > _LONG_GAP:
+        warnings.warn(
+            f"gaps are up to {longest:.2g} s long: beyond {_LONG_GAP:g} s what fills them is "
+            "plausible, not what was there",
+            stacklevel=2,
+        )
+    return fill_gaps(recording, sample_rate) if longest else recording
 
 
 def fill_gaps(recording: Array, sample_rate: float) -> Array:
@@ -147,4 +211,4 @@ def _autocovariance(x: Array, n_lags: int) -> Array:
     return products / len(x)
 
 
-__all__ = ["fill_gaps", "longest_gap", "runs"]
+__all__ = ["REPAIRS", "damaged_samples", "fill_gaps", "longest_gap", "runs", "without_gaps"]

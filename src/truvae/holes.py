@@ -157,7 +157,7 @@ def _around(ring: Tensor, patches: Patches) -> Tensor:
     Even patches have four pixels there: with one of them alone, they would look farther to one side
     of a hole than to the other.
     """
-    (rows, columns), size = patches.grid, patches.size
+    (rows, columns), size = patches.grid, patches.sides[0]
     width = columns + size - 1
     middles = torch.arange((size - 1) // 2, size // 2 + 1, device=ring.device)
     row = (ring[:, None] // width - middles).clamp(0, rows - 1)

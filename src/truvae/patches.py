@@ -1,11 +1,10 @@
 """Patches: all overlapping patches of a picture as a view, and their weighted merging."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
 from functools import reduce
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,43 +13,18 @@ from torch import Tensor
 from truvae.training import Posterior
 
 
-class Points(Protocol):
-    """Patches of a picture, or windows of a recording."""
-
-    @property
-    def n_entries(self) -> int:
-        """D, entries of each."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where they are."""
-        ...
-
-    def __len__(self) -> int:
-        """Return their number, N."""
-        ...
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Return those of `rows` (B,) as (B, D)."""
-        ...
-
-    def blocks(self) -> Iterable[Tensor]:
-        """Yield all in order, many at a time."""
-        ...
-
-
 class Patches:
     """All overlapping P x P patches of a picture, or of frames, as data points, never stored.
 
-    The entries of a patch go channel by channel, each row by row: D = K P^2 for K channels.
+    The entries of a patch go channel by channel, each row by row: D = K P^2 for K channels. A
+    recording is a picture (1, n, K) of one row, and its windows are patches of 1 x P.
 
     Parameters
     ----------
     image
         The picture (R, C) or (R, C, K), or frames (F, R, C, K); NaN where missing.
     size
-        P, at most the smaller side of the picture.
+        P, at most the smaller side of the picture; or both sides, rows and columns of a patch.
     rows
         Some of the patches, to have these alone as data points; None for all.
 
@@ -62,18 +36,21 @@ class Patches:
             [ 6.,  7., 10., 11.]]))
     """
 
-    def __init__(self, image: Tensor, size: int, rows: Tensor | None = None) -> None:
-        self.size = size
+    def __init__(
+        self, image: Tensor, size: int | tuple[int, int], rows: Tensor | None = None
+    ) -> None:
+        self.sides = _sides(size)
         self.shape = image.shape
         self.device = image.device
         self._rows = rows
         frames = image if image.ndim == 4 else image.view(1, *image.shape[:2], -1)
         self.n_channels = frames.shape[3]
-        self._view = frames.unfold(1, size, 1).unfold(2, size, 1)
+        self._view = frames.unfold(1, self.sides[0], 1).unfold(2, self.sides[1], 1)
         self._width = frames.shape[2]
-        line = torch.arange(size, device=image.device)
-        pixel = line[:, None] * self._width + line
-        channel = torch.arange(self.n_channels, device=image.device)
+        row, column, channel = (
+            torch.arange(n, device=image.device) for n in (*self.sides, self.n_channels)
+        )
+        pixel = row[:, None] * self._width + column
         self._offsets = (pixel * self.n_channels + channel[:, None, None]).flatten()
 
     @property
@@ -83,7 +60,7 @@ class Patches:
 
     @property
     def n_entries(self) -> int:
-        """D, entries of a patch: P^2 for each channel."""
+        """D, entries of a patch: P^2 (or the product of its sides) for each channel."""
         return len(self._offsets)
 
     def __len__(self) -> int:
@@ -110,7 +87,8 @@ class Patches:
         tensor([ 0,  2,  4,  5, 12, 14, 16, 17, 18, 20, 22, 23])
         """
         row, column = (
-            torch.tensor(every(n, min(stride, self.size)), device=self.device) for n in self.grid
+            torch.tensor(every(n, min(stride, side)), device=self.device)
+            for n, side in zip(self.grid, self.sides, strict=True)
         )
         frame = torch.arange(len(self._view), device=self.device)[:, None, None] * self.grid[0]
         return ((frame + row[:, None]) * self.grid[1] + column).flatten()
@@ -128,7 +106,7 @@ class Patches:
     def pixels(self, rows: Tensor) -> Tensor:
         """Return the flat positions in the picture of the patches `rows`: (B, D)."""
         frame, row, column = self._corners(rows)
-        height = self.grid[0] + self.size - 1
+        height = self.grid[0] + self.sides[0] - 1
         corner = ((frame * height + row) * self._width + column) * self.n_channels
         return corner[:, None] + self._offsets
 
@@ -140,6 +118,11 @@ class Patches:
         return line // n_rows, line % n_rows, rows % n_columns
 
 
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return rows and columns of a patch, of a square one if only one number is given."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
 def every(n: int, stride: int) -> list[int]:
     """Return every `stride`-th of n places, and the last one.
 
@@ -149,7 +132,7 @@ def every(n: int, stride: int) -> list[int]:
     return [*range(0, n - 1, stride), n - 1]
 
 
-def principal_axes(patches: Points) -> tuple[Tensor, Tensor, Tensor]:
+def principal_axes(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean (D,) of all patches, their variances (D,) along their principal axes in
     ascending order, and these axes in columns (D, D), in float64.
 
@@ -186,12 +169,12 @@ class Features:
     """(D, n), the leading principal axes in columns."""
 
     @classmethod
-    def of(cls, patches: Points, n_features: int) -> "Features":
+    def of(cls, patches: Patches, n_features: int) -> "Features":
         """Find the leading axes of patches."""
         mean, _, axes = principal_axes(patches)
         return cls(mean.float(), axes[:, -n_features:].float())
 
-    def __call__(self, patches: Points) -> Tensor:
+    def __call__(self, patches: Patches) -> Tensor:
         """Return the coordinates (N, n) of patches without gaps."""
         return torch.cat([(block - self.mean) @ self.axes for block in patches.blocks()])
 
@@ -232,27 +215,54 @@ def merge(patches: Patches, estimates: Iterable[Posterior], doubt: float) -> Ten
         error that the model does not know of, in squared units of the data; infinite for
         equal weights.
     """
-    size = patches.shape.numel()
-    total = torch.zeros(size, dtype=torch.float64, device=patches.device)
-    weight = torch.zeros_like(total)
+    (mean,) = _averages(patches, estimates, doubt, lambda of: (of.mean,))
+    return mean
+
+
+def merge_moments(
+    patches: Patches, estimates: Iterable[Posterior], doubt: float
+) -> tuple[Tensor, Tensor]:
+    """Return what `merge` does, and the mean posterior variance of the patches around each pixel
+    with the same weights, in the same shape.
+    """
+    mean, variance = _averages(
+        patches, estimates, doubt, lambda of: (of.mean, of.variance[:, None].expand_as(of.mean))
+    )
+    return mean, variance
+
+
+def _averages(
+    patches: Patches,
+    estimates: Iterable[Posterior],
+    doubt: float,
+    values_of: Callable[[Posterior], tuple[Tensor, ...]],
+) -> list[Tensor]:
+    """Return the weighted means of values (B, D) of the patches around each pixel."""
+    zeros = torch.zeros(patches.shape.numel(), dtype=torch.float64, device=patches.device)
+    totals: list[Tensor] = []
+    weight = zeros.clone()
     for estimate in estimates:
         trust = 1 / (1 + estimate.variance[:, None].double() / doubt)
         place = patches.pixels(estimate.rows).flatten()
-        total.index_add_(0, place, (estimate.mean.double() * trust).flatten())
+        values = values_of(estimate)
+        totals = totals or [zeros.clone() for _ in values]
+        for total, value in zip(totals, values, strict=True):
+            total.index_add_(0, place, (value.double() * trust).flatten())
         weight.index_add_(0, place, trust.expand_as(estimate.mean).flatten())
-    return total.div_(weight).view(patches.shape)
+    return [total.div_(weight).view(patches.shape) for total in totals]
 
 
-def cosine_basis(size: int, n_channels: int = 1) -> Tensor:
-    """Return the cosine basis (DCT-II) of P x P patches with K channels in columns: (D, D).
+def cosine_basis(size: int | tuple[int, int], n_channels: int = 1) -> Tensor:
+    """Return the cosine basis (DCT-II) of patches with K channels in columns: (D, D).
 
-    Across the channels it is the cosine transform too, which parts brightness from colour.
+    `size` is P, or both sides, as of `Patches`. Across the channels it is the cosine transform too,
+    which parts brightness from colour.
 
     >>> basis = cosine_basis(3, 2)
     >>> torch.allclose(basis.T @ basis, torch.eye(18), atol=1e-6)
     True
     """
-    return cosine_transform(n_channels, size, size)
+    return cosine_transform(n_channels, *_sides(size))
 
 
 def cosine_transform(*lengths: int) -> Tensor:
@@ -270,11 +280,11 @@ def cosine_transform(*lengths: int) -> Tensor:
 __all__ = [
     "Features",
     "Patches",
-    "Points",
     "cosine_basis",
     "cosine_transform",
     "every",
     "merge",
+    "merge_moments",
     "noise_level",
     "principal_axes",
 ]

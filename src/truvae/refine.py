@@ -13,9 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from truvae import windows
 from truvae.chunks import near_groups
-from truvae.patches import Patches, Points, every, merge
+from truvae.patches import Patches, every, merge, merge_moments
 from truvae.training import Posterior
 
 # References lie on every second pixel, in tiles of 8 x 8 that share their candidates.
@@ -125,9 +124,9 @@ def refine_recording(
     True
     """
     length = min(max(8, round(_WINDOW * sample_rate)), len(noisy))
-    data, pilot = (windows.Windows(x, length) for x in (noisy, estimate.to(noisy)))
+    data, pilot = (Patches(x[None], (1, length)) for x in (noisy, estimate.to(noisy)))
     reach, last = round(_REACH * sample_rate), len(data)
-    references = windows.every(last, 1, max(1, round(_STEP * length)), noisy.device)
+    references = data.lattice(max(1, round(_STEP * length)))
 
     def posteriors() -> Iterator[Posterior]:
         for some in references.split(_TOGETHER):
@@ -135,7 +134,8 @@ def refine_recording(
             around = torch.arange(first, end, device=noisy.device)
             yield _complete(data, pilot, _nearest(pilot, some, around, _NEAR), sigma**2, 0.0)
 
-    return windows.merge(data, posteriors(), _DOUBT * sigma**2)
+    mean, variance = merge_moments(data, posteriors(), _DOUBT * sigma**2)
+    return mean[0], variance[0]
 
 
 @torch.no_grad()
@@ -224,7 +224,7 @@ def _numbers(axes: tuple[list[int], list[int]], width: int, device: torch.device
     return (row[:, None] * width + column).flatten()
 
 
-def _nearest(patches: Points, references: Tensor, candidates: Tensor, n: int) -> Tensor:
+def _nearest(patches: Patches, references: Tensor, candidates: Tensor, n: int) -> Tensor:
     """Return the `n` candidates nearest to each reference in Euclidean distance: (B, n).
 
     The reference itself comes first, also where others equal it, so that no pixel is left out.
@@ -235,7 +235,7 @@ def _nearest(patches: Points, references: Tensor, candidates: Tensor, n: int) ->
     return candidates[nearest]
 
 
-def _group(pilot: Points, near: Tensor) -> tuple[Tensor, Tensor]:
+def _group(pilot: Patches, near: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean (B, 1, D) of groups of patches (B, n), and the deviations from it over the
     root of n, (B, n, D), whose second moment is the covariance of the group.
     """
@@ -248,7 +248,9 @@ def _moments(group: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (group - mean) / group.shape[1] ** 0.5
 
 
-def _complete(data: Points, pilot: Points, near: Tensor, sigma2: float, spare2: float) -> Posterior:
+def _complete(
+    data: Patches, pilot: Patches, near: Tensor, sigma2: float, spare2: float
+) -> Posterior:
     """Return the posterior of all patches of each group (B, n) under the Gaussian of the group.
 
     Its covariance is C = G^T G + spare2 I, of n deviations G (n, D), so that the gain of the Wiener

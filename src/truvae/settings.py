@@ -43,7 +43,7 @@ class Settings(Recipe):
     """"isotropic", the white noise of the paper, or "dct", a variance for each state and each
     coefficient of the cosine transform."""
     patch_size: int
-    """P: patches are P x P pixels."""
+    """P: patches are P x P pixels, or windows of P samples of a recording."""
     trained: int | None = None
     """Most patches to train on, drawn at random; None for all."""
     stride: int = 1
@@ -177,12 +177,23 @@ def plan_of(preset: Preset, selection: str | None = None) -> Plan:
             f"this preset is not for restoring pictures (it is the paper's {preset.source}): "
             "take one of paper:denoise-... or paper:inpaint-..."
         )
-    recipe = preset.recipe
-    if selection is not None:
-        check_choice("selection", selection, tuple(SELECTIONS))
-        recipe = recipe.select(SELECTIONS[selection])
+    recipe = recipe_of(preset, selection)
     settings = Settings(**vars(recipe), patch_size=preset.patch_size, doubt=math.inf)
     return Plan((settings,), 1, scale=preset.scale)
+
+
+def recipe_of(preset: Preset, selection: str | None = None) -> Recipe:
+    """Return the recipe of a preset, with another law for the parents if one is given.
+
+    Raises
+    ------
+    InputError
+        If there is no such law.
+    """
+    if selection is None:
+        return preset.recipe
+    check_choice("selection", selection, tuple(SELECTIONS))
+    return preset.recipe.select(SELECTIONS[selection])
 
 
 def _check_search(settings: Settings) -> None:
@@ -290,5 +301,6 @@ __all__ = [
     "check_choice",
     "choose",
     "plan_of",
+    "recipe_of",
     "trust_in_dct",
 ]

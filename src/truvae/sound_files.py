@@ -121,7 +121,7 @@ def _missing(sound: Sound, options: Mapping[str, Any]) -> Array:
     data = sound.data
     missing = np.isnan(data)
     if options["repair"]:
-        from truvae.audio import damaged_samples
+        from truvae.gaps import damaged_samples
 
         known = np.where(missing, np.nanmean(data) if (~missing).any() else 0, data)
         missing = missing | damaged_samples(known, options["repair"], sound.sample_rate)
