@@ -11,7 +11,7 @@ from benchmarks.plots import curves
 from benchmarks.report import OUT, publish, table
 from benchmarks.series import Record, seeds, series
 from benchmarks.series import add_arguments as add_series
-from truvae.files import add_noise
+from truvae.experiments import add_noise
 from truvae.io import read_picture
 from truvae.metrics import psnr
 

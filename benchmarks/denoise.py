@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.command import truvae
 from benchmarks.peers import bm3d
 from benchmarks.report import OUT, machine, publish, table
-from truvae.files import add_noise
+from truvae.experiments import add_noise
 from truvae.io import read_picture
 from truvae.metrics import psnr
 

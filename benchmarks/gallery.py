@@ -12,7 +12,7 @@ from benchmarks.command import truvae
 from benchmarks.report import FOLDER, OUT, publish, table
 from benchmarks.series import Record, seeds, series
 from benchmarks.series import add_arguments as add_series
-from truvae.files import add_noise
+from truvae.experiments import add_noise
 from truvae.io import Picture, read_picture, to_dtype, write_picture
 
 IMAGES = FOLDER.parent / "docs" / "images"

@@ -15,7 +15,7 @@ from skimage import data
 from benchmarks.report import publish, table
 from benchmarks.series import Record, series
 from benchmarks.series import add_arguments as add_series
-from truvae.files import add_noise
+from truvae.experiments import add_noise
 
 SIGMA = 25.0
 

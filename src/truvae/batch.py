@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from truvae.errors import InputError
+from truvae.records import failure, summary
 from truvae.signals import StopSignals
 from truvae.threads import shared_out, use_threads
 
@@ -213,7 +214,7 @@ def _together(tasks: Sequence[Task], start: float, stop: StopSignals) -> Outcome
 
 def _restored(task: Task, start: float, should_stop: Callable[[], bool], several: bool) -> Record:
     """Restore a file; return its record, or what was wrong with it."""
-    from truvae.files import failure, restore_file
+    from truvae.files import restore_file
 
     try:
         return restore_file(task.source, task.target, task.options, start, should_stop)
@@ -228,7 +229,6 @@ def _restored(task: Task, start: float, should_stop: Callable[[], bool], several
 
 def _side_by_side(tasks: Sequence[Task], jobs: int, stop: StopSignals) -> Outcomes:
     """Restore files in several processes; yield what became of each as it comes."""
-    from truvae.files import failure
     from truvae.workers import Crash, side_by_side
 
     threads = shared_out(tasks[0].options["threads"], jobs)
@@ -260,8 +260,6 @@ def _bar(n: int, shown: bool) -> Any:
 
 def _tell(task: Task, record: Record, several: bool, with_notes: bool) -> None:
     """Print the notes, and the result or the error of a file."""
-    from truvae.files import summary
-
     for note in record.get("notes", []) if with_notes else []:
         print(f"truvae: note: {task.source}: {note}", file=sys.stderr)
     error = record.get("error")

@@ -43,7 +43,7 @@ _RUN_OPTIONS = [
         type=click.FloatRange(min=0, min_open=True),
         callback=finite,
         metavar="GB",
-        help="Memory to use at most; half of what the machine has if not given.",
+        help="For pictures: memory to use at most; half of what the machine has if not given.",
     ),
     *RUN_OPTIONS,
     click.option(
@@ -230,7 +230,7 @@ def demo(output: str, **options: Any) -> int:
     """
     from skimage.data import camera
 
-    from truvae.files import add_noise
+    from truvae.experiments import add_noise
     from truvae.io import Picture, check_output, to_dtype, write_picture
 
     folder = Path(output)

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from truvae.training import Epoch
 
+# Seconds of a time budget that go to starting the interpreter, measuring and writing the result,
+# and to drawing a report.
+_OVERHEAD, _REPORT_OVERHEAD = 1.5, 3.0
+
 
 @contextmanager
 def caught() -> Iterator[list[str]]:
@@ -59,6 +63,47 @@ def progress_bar(
         yield on_progress, on_epoch
 
 
+def with_progress(
+    restore: Callable[..., Any],
+    notes: list[str],
+    options: Mapping[str, Any],
+    left: float | None,
+    should_stop: Callable[[], bool],
+) -> tuple[Any, list[str]]:
+    """Call a restoration with a progress bar; return its result, and its warnings as lines.
+
+    Parameters
+    ----------
+    restore
+        Takes the options that pictures and sounds have in common, by name.
+    notes, options
+        What is to be told, and the options of the command line.
+    left
+        Seconds that it may take; None for any.
+    should_stop
+        Asked now and then.
+    """
+    with progress_bar(notes, options) as (on_progress, on_epoch), caught() as messages:
+        result = restore(
+            time_budget=left,
+            random_state=options["seed"],
+            on_progress=on_progress,
+            on_epoch=on_epoch,
+            should_stop=should_stop,
+            return_result=True,
+        )
+    return result, messages
+
+
+def time_left(options: Mapping[str, Any], start: float, report: bool = False) -> float | None:
+    """Return the seconds of the time budget that a restoration may take; None for any."""
+    budget: float | None = options["time_budget"]
+    if budget is None:
+        return None
+    overhead = _OVERHEAD + _REPORT_OVERHEAD * report
+    return max(budget - overhead - (time.perf_counter() - start), 1e-3)
+
+
 def tell(notes: list[str], options: Mapping[str, Any]) -> None:
     """Print notes for people on stderr."""
     for note in notes if not options["quiet"] else []:
@@ -80,4 +125,4 @@ def _peak_memory_mb() -> float | None:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-__all__ = ["caught", "cost", "progress_bar", "tell"]
+__all__ = ["caught", "cost", "progress_bar", "tell", "time_left", "with_progress"]
