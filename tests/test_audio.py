@@ -271,10 +271,62 @@ def test_files_are_filled_in_and_models_saved(tmp_path, capsys):
     assert truvae.load_model(folder) is not None
 
 
-@pytest.mark.parametrize("option", [["--noise", "poisson-gaussian"], ["--stack", "shared"]])
+@pytest.mark.parametrize(
+    "option",
+    [["--noise", "poisson-gaussian"], ["--stack", "shared"], ["--memory-limit", "8"]],
+)
 def test_options_of_pictures_are_refused(tmp_path, capsys, option):
     source = tmp_path / "a.wav"
     write_sound(source, Sound(tones(500)[:, None], RATE))
     status = app(["denoise", str(source), "-o", str(tmp_path / "b.wav"), *option],
                  standalone_mode=False)  # fmt: skip
     assert status == 2 and f"{option[0]} is for pictures" in capsys.readouterr().err
+
+
+def test_no_model_is_saved_where_none_is_trained(tmp_path, capsys, monkeypatch):
+    source = tmp_path / "a.wav"
+    write_sound(source, Sound(tones(500)[:, None], RATE))
+    monkeypatch.setattr("truvae.sound_files.read_sound", lambda path: pytest.fail("the work began"))
+    arguments = ["inpaint", str(source), "-o", str(tmp_path / "b.wav"),
+                 "--drop", "0.1", "--save-model", str(tmp_path / "model")]  # fmt: skip
+    assert app(arguments, standalone_mode=False) == 2
+    assert "--denoise" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == [source]
+
+
+def test_every_model_is_told(tmp_path, capsys):
+    y = np.stack([noisy(tones(1000)), noisy(tones(1000), seed=1)], 1)
+    source = tmp_path / "a.wav"
+    write_sound(source, Sound(y, RATE))
+    arguments = ["denoise", str(source), "-o", str(tmp_path / "b.wav"), "--quality", "best",
+                 "--channels", "separate", "--json", "-q"]  # fmt: skip
+    assert app(arguments, standalone_mode=False) == 0
+    assert json.loads(capsys.readouterr().out)["covariances"] == ["dct"] * 6
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"qualty": "fast"}, TypeError, "unexpected keyword argument 'qualty'"),
+        ({"quality": "superb"}, InputError, "fast, balanced, best"),
+        ({"epochs": 0}, InputError, "epochs must be a whole number"),
+        ({"sigma": -1.0}, InputError, "sigma must be above 0"),
+        ({"selection": "released"}, InputError, "goes with a preset"),
+        ({"device": "abacus"}, InputError, "no device"),
+    ],
+)
+def test_options_are_checked_whether_a_model_needs_them_or_not(denoise, options, error, words):
+    y = noisy(tones(500))
+    y[100:110] = np.nan
+    with pytest.raises(error, match=words):
+        truvae.inpaint_audio(y, sample_rate=RATE, denoise=denoise, **options)
+
+
+def test_a_silent_channel_stays_as_it_is():
+    y = np.stack([np.zeros(1000), noisy(tones(1000))], 1)
+    result = truvae.denoise_audio(
+        y, sample_rate=RATE, epochs=1, channels="separate", return_result=True
+    )
+    assert not result.restored[:, 0].any() and result.restored[:, 1].std() > 0.1
+    assert result.sigma_channels[0] == 0 < result.sigma_channels[1] and result.epochs == 1
