@@ -52,6 +52,20 @@ def test_of_a_large_frame_a_sample_is_trained():
     assert material.sample(settings(trained=63)).whole
 
 
+def test_a_recording_has_windows_of_one_row_and_learns_from_those_at_every_few_samples():
+    g = torch.Generator().manual_seed(0)
+    material = Material(torch.randn(1, 1, 100, 2, generator=g), 1.0, False, g)
+    sample = material.sample(settings(stride=3, sparse=True))
+    places = sample.all[0].lattice(3)
+    assert sample.whole and sample.all[0].sides == (1, 4) and len(places) == 33
+    rows = torch.arange(33)
+    assert torch.equal(sample.patches[rows], sample.all[0][places])
+    few = material.sample(settings(trained=20, stride=3, sparse=True))
+    assert len(few.patches) == 20 and not few.whole
+    firsts = few.patches.pixels(torch.arange(20))[:, 0] // 2
+    assert {*firsts.tolist()} < {*places.tolist()} and len(firsts.unique()) == 20
+
+
 def settings(trained=None, **more):
     return Settings(
         n_latents=8, hidden=(8,), n_states=4, epochs=2, patch_size=4, trained=trained, **more

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from truvae.errors import InputError
-from truvae.patches import every
 from truvae.presets import preset as preset_called
 from truvae.settings import COVARIANCES, QUALITIES, Plan, Settings, check_choice, recipe_of
 
@@ -61,7 +60,9 @@ class SoundWishes:
                 f"a window of {settings.patch_size} samples does not suit a recording of {n}: "
                 f"patch size must be between {_FEWEST} and {n}"
             )
-        return plan if self.preset else replace(plan, models=(_sparse(settings, n),))
+        if self.preset is None:
+            settings = replace(settings, stride=max(1, settings.patch_size // _STRIDES))
+        return replace(plan, models=(settings,))
 
     def _check(self) -> None:
         check_choice("quality", self.quality, QUALITIES)
@@ -81,6 +82,8 @@ def _chosen(n: int, sample_rate: float, quality: str, isotropic: bool) -> Plan:
     settings = Settings(
         covariance="isotropic" if isotropic else "dct",
         patch_size=max(_FEWEST, min(round(_WINDOW * sample_rate), _MOST, n // 4)),
+        trained=_TRAINED,
+        sparse=True,
         tile=_TRAINED,
         n_latents=200 if isotropic else 64,
         hidden=(512,) if isotropic else (128,),
@@ -92,13 +95,6 @@ def _chosen(n: int, sample_rate: float, quality: str, isotropic: bool) -> Plan:
         doubt=0.02,
     )
     return Plan((settings,), n_models, looks=0 if isotropic else looks)
-
-
-def _sparse(settings: Settings, n: int) -> Settings:
-    """Let windows start every few of n samples, and train on no more than there are of these."""
-    stride = max(1, settings.patch_size // _STRIDES)
-    n_windows = len(every(n - settings.patch_size + 1, stride))
-    return replace(settings, stride=stride, trained=min(n_windows, _TRAINED))
 
 
 def _of_the_paper(recording: Array, name: str, selection: str | None) -> Plan:

@@ -100,23 +100,28 @@ class Material:
         """Return the patches to train on; drawn once per size and number."""
         rows, columns = self.seen.shape[1:3]
         sides = min(settings.patch_size, rows), min(settings.patch_size, columns)
-        n = len(Patches(self.seen, sides))
+        patches = Patches(self.seen, sides)
+        places = patches.lattice(settings.stride) if settings.sparse else None
+        n = len(patches if places is None else places)
         n_trained = min(n // len(self.seen), settings.trained or n)
         if (sides, n_trained) not in self._samples:
-            drawn = None
+            drawn = places
             if n_trained < n:
                 order = torch.randperm(n, generator=self.generator, device=self.seen.device)
-                drawn = order[:n_trained].clone()
-            self._samples[sides, n_trained] = _Sample(self.seen, self._pilot, sides, drawn)
+                drawn = order[:n_trained].clone() if places is None else places[order[:n_trained]]
+            sample = _Sample(self.seen, self._pilot, sides, drawn, n_trained == n)
+            self._samples[sides, n_trained] = sample
         return self._samples[sides, n_trained]
 
 
 class _Sample:
-    """The patches that a model is trained on, all or some."""
+    """The patches that a model is trained on: all, or some rows, which may be all to estimate."""
 
-    def __init__(self, seen: Tensor, pilot: Tensor, sides: Sides, rows: Tensor | None) -> None:
+    def __init__(
+        self, seen: Tensor, pilot: Tensor, sides: Sides, rows: Tensor | None, whole: bool
+    ) -> None:
         self.all = Patches(seen, sides), Patches(pilot, sides)
-        self.whole = rows is None
+        self.whole = whole
         self.patches, self._full = (
             patches if rows is None else patches.some(rows) for patches in self.all
         )

@@ -48,6 +48,8 @@ class Settings(Recipe):
     """Most patches to train on, drawn at random; None for all."""
     stride: int = 1
     """If these are not all, estimated patches lie on every so many-th row and column."""
+    sparse: bool = False
+    """Whether only these are trained on, too."""
     tile: int = 1 << 16
     """How many of them are estimated at a time."""
     doubt: float = 0.1
