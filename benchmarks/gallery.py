@@ -111,7 +111,7 @@ def _scratched(clean: np.ndarray, seed: int) -> np.ndarray:
 def _counted(clean: np.ndarray, seed: int) -> np.ndarray:
     """Count photons, 20 in the brightest places, with noise of the camera."""
     rng = np.random.default_rng(seed)
-    photons = 20 * clean / clean.max()
+    photons = 20.0 * clean / clean.max()
     return (rng.poisson(photons) + rng.normal(0, 0.5, clean.shape)) * clean.max() / 20
 
 

@@ -1,6 +1,7 @@
 """Small models, data and populations that the tests share."""
 
 import os
+import signal
 from itertools import product
 
 import pytest
@@ -13,6 +14,8 @@ from truvae import MLP, Bernoulli, Gaussian, Model, Population
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the command line
 os.environ.setdefault("MPLBACKEND", "Agg")  # no windows
+# A shell that starts the tests in the background has them, and their children, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Nor is time a property to test.
 settings.register_profile("truvae", deadline=None)
 settings.load_profile("truvae")
