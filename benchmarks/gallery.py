@@ -31,11 +31,8 @@ class Case(NamedTuple):
 
 def cases() -> dict[str, Case]:
     """Return the rows by name."""
-    noisy = partial(add_noise, sigma=25.0)
     return {
-        "colour": Case(
-            _crop(data.chelsea(), 60, 120), lambda x, seed: noisy(x, seed=seed), "denoise"
-        ),
+        "colour": Case(_crop(data.chelsea(), 60, 120), _noisy, "denoise"),
         "missing": Case(_crop(data.astronaut(), 20, 130), _dropped, "inpaint"),
         "scratches": Case(_crop(data.coins(), 60, 20), _scratched, "inpaint"),
         "photons": Case(_crop(data.cell(), 270, 310), _counted, "denoise"),

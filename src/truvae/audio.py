@@ -24,9 +24,6 @@ from truvae.units import Units, rms
 
 Array = npt.NDArray[Any]
 
-# Least noise that is reckoned with, over the spread of the recording: less is beyond float32.
-_LEAST_NOISE = 1e-3
-
 
 @dataclass(frozen=True)
 class AudioResult:
@@ -283,7 +280,7 @@ def _restored(
     frames = filled.restored[None, None][..., varying]
     units = Units.of(frames, None, plan.scale)
     units = units if plan.scale else units.balanced(levels[varying])
-    noise = max(rms(levels[varying] / units.spread), _LEAST_NOISE)
+    noise = rms(levels[varying] / units.spread)
     generator = torch.Generator(device).manual_seed(seed)
     known = wishes.sigma is not None
     material = Material(units.standardise(frames, device), noise, known, generator)
@@ -353,7 +350,7 @@ def _noise(recording: Array, whole: Array, sample_rate: float, sigma: float | No
     if sigma is not None:
         return np.where(np.ptp(whole, 0) > 0, sigma, 0.0)
     levels = noise_floor(recording, sample_rate)
-    return np.where(levels > 0, levels, noise_floor(whole, sample_rate))
+    return levels if levels.all() else np.where(levels, levels, noise_floor(whole, sample_rate))
 
 
 def _joined(results: Sequence[AudioResult], like: Array) -> AudioResult:

@@ -32,6 +32,8 @@ Sides = tuple[int, int]
 
 # Principal components in which patches count as near.
 _FEATURES = 48
+# Least noise that is reckoned with, over the spread of the frames: less is beyond float32.
+_LEAST_NOISE = 1e-3
 # What the estimate of a patch takes, in E-steps of training.
 _CLOSING = 1.3
 
@@ -86,7 +88,8 @@ class Material:
     """
 
     def __init__(self, seen: Tensor, noise: float, known: bool, generator: torch.Generator) -> None:
-        self.seen, self.noise, self.known, self.generator = seen, noise, known, generator
+        self.seen, self.known, self.generator = seen, known, generator
+        self.noise = max(noise, _LEAST_NOISE)
         gaps = bool(seen.isnan().any())
         self._pilot = torch.stack([nearest_known(frame) for frame in seen]) if gaps else seen
         self._samples: dict[tuple[Sides, int], _Sample] = {}

@@ -33,8 +33,6 @@ _FEW, _NOISY = 0.2, 0.1
 _FITTING = 0.9
 # Side of the patches that fill holes.
 _HOLE_PATCH = 8
-# Least noise that is reckoned with, over the spread of the picture: less is beyond float32.
-_LEAST_NOISE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class Job:
         ]
         pairs = zip(self.hidden, self.images, strict=True)
         seen = self.images if whole else torch.stack([h.away(image) for h, image in pairs])
-        self.material = Material(seen, max(noise, _LEAST_NOISE), known, generator)
+        self.material = Material(seen, noise, known, generator)
         self.history: list[Epoch] = []
 
     def run(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Done:
