@@ -253,6 +253,18 @@ def test_training_stops_when_asked_and_when_time_is_up():
     assert records == []
 
 
+def test_the_last_epoch_ends_the_progress_though_time_ran_out_before_it():
+    clock, told = Clock(budget=1e4), []
+    model = make_model(dtype=torch.float32)
+    x, population = make_data(model, 50), make_population(model, 50, 4)
+    for epoch in fit(model, population, x, epochs=50, chunks=ShuffledChunks(50, 10), search=[],
+                     generator=torch.Generator(), clock=clock):  # fmt: skip
+        told.append(epoch.progress)
+        if len(told) == 3:
+            clock.watch.forward(2e4)
+    assert len(told) == 4 and told[2] < 1 == told[3]
+
+
 def test_one_cycle_rises_once_and_falls_once():
     rates = [OneCycle(0.01, 0.3)(i / 1000) for i in range(1001)]
     assert max(rates) == pytest.approx(0.01) and rates.index(max(rates)) == 300

@@ -417,7 +417,10 @@ def fit(
         statistics = Statistics(model, closed_form)
         for chunk in chunks(generator):
             progress = clock.progress((index + done / len(data)) / epochs, pace.one_pass)
-            if progress >= 1:
+            # The epoch before found that there is time for this one: so only the first may find
+            # none, and the progress of the last one is 1.
+            promised = index > first and done == 0 and not clock.should_stop()
+            if progress >= 1 and not promised:
                 break
             with pace.measure(chunk):
                 for rows in chunk:
@@ -453,6 +456,8 @@ def fit(
             substitutions,
             time.perf_counter() - start,
         )
+        if progress >= 1:
+            return
 
 
 @torch.no_grad()
