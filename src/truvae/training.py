@@ -333,7 +333,7 @@ class Clock:
         return replace(share, budget=None if self.budget is None else self.left() / (n - index))
 
     def _rest(self, without: float = 0.0) -> float | None:
-        return None if self.budget is None else max(self.left() - without, 1e-3)
+        return None if self.budget is None else max(self.left() - without, 0.0)
 
     def _spent(self, closing: float) -> float:
         if self.budget is None:
