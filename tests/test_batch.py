@@ -188,7 +188,8 @@ def test_no_process_outlives_a_program_that_quits_at_once(pictures, tmp_path, nu
         _, stderr = process.communicate(timeout=90)
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     assert all(is_gone(pid) for pid in workers)
-    assert "Traceback" not in stderr and [*(tmp_path / "out").iterdir()] == []
+    assert "Traceback" not in stderr, stderr
+    assert [*(tmp_path / "out").iterdir()] == []
 
 
 @on_linux

@@ -31,6 +31,14 @@ def wait_in(path, should_stop):
         path.unlink()
 
 
+def break_in(path, should_stop):
+    """Do the same, and fail when interrupted, as a module in the midst of its import may."""
+    try:
+        wait_in(path, should_stop)
+    except SystemExit:
+        raise RecursionError from None
+
+
 def is_gone(pid):
     """Tell whether a process ends, within some seconds."""
     for _ in range(200):
@@ -59,7 +67,8 @@ def test_tasks_finish_when_asked_and_no_more_are_begun(tmp_path):
     assert results == dict.fromkeys(paths[:2], "stopped") and not paths[2].exists()
 
 
-def test_no_process_outlives_the_iterator(tmp_path):
+@pytest.mark.parametrize("function", [wait_in, break_in])
+def test_no_process_outlives_the_iterator(function, tmp_path, capfd):
     path, pids = tmp_path / "a", []
 
     def interrupted():
@@ -68,7 +77,8 @@ def test_no_process_outlives_the_iterator(tmp_path):
             raise KeyboardInterrupt
         return False
 
-    results = side_by_side(wait_in, [path], 1, interrupted)
+    results = side_by_side(function, [path], 1, interrupted)
     with pytest.raises(KeyboardInterrupt), closing(results):
         next(results)
     assert is_gone(pids[0]) and not path.exists()
+    assert capfd.readouterr().err == ""

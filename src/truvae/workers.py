@@ -2,6 +2,7 @@
 
 import _thread
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -156,6 +157,18 @@ def _work(function: Function[Any, Any], tasks: Connection, control: Connection) 
             _leave()  # again: an import or a callback may have swallowed the first one
         return asked.is_set()
 
+    try:
+        _do_each(function, tasks, should_stop)
+    except Exception:
+        if alone.is_set():  # a module interrupted in its import can fail in any way
+            raise SystemExit from None
+        raise
+
+
+def _do_each(
+    function: Function[Any, Any], tasks: Connection, should_stop: Callable[[], bool]
+) -> None:
+    """Do tasks until the pipe ends."""
     while True:
         try:
             task = tasks.recv()
@@ -168,6 +181,7 @@ def _work(function: Function[Any, Any], tasks: Connection, control: Connection) 
 
 def _leave(*_: object) -> None:
     """End from wherever we are, with everything tidied up on the way out, and without a word."""
+    sys.unraisablehook = lambda _: None  # of a callback that cannot be left
     raise SystemExit
 
 
