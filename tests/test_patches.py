@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import unfold
 
-from truvae.patches import Features, Patches, cosine_basis, merge, merge_moments, noise_level
+from truvae.patches import Features, Patches, cosine_basis, merge, merge_moments
 from truvae.training import Posterior
 
 
@@ -102,16 +102,6 @@ def test_principal_features_are_those_of_pca():
     centred = data - data.mean(0)
     scale = torch.linalg.svdvals(centred)[:4].square()
     torch.testing.assert_close(features.square().sum(0).flip(0), scale, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("sigma", [0.02, 0.2, 1.0])
-def test_noise_level_is_found_beneath_a_picture(sigma):
-    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
-    clean = torch.sin(x / 9) + (y > 50) * torch.cos(y / 7)
-    g = torch.Generator().manual_seed(0)
-    noisy = clean + sigma * torch.randn(clean.shape, generator=g)
-    assert noise_level(Patches(noisy, 8)) == pytest.approx(sigma, rel=0.05)
-    assert noise_level(Patches(100 * noisy, 8)) == pytest.approx(100 * sigma, rel=0.05)
 
 
 def test_frames_have_the_patches_of_each_one_after_the_other():

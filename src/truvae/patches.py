@@ -1,6 +1,5 @@
 """Patches: all overlapping patches of a picture as a view, and their weighted merging."""
 
-import math
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
@@ -179,28 +178,6 @@ class Features:
         return torch.cat([(block - self.mean) @ self.axes for block in patches.blocks()])
 
 
-def noise_level(patches: Patches) -> float:
-    """Estimate the standard deviation of white noise from all patches of a picture.
-
-    The signal lies in a few principal axes, and the variances along the others are that of the
-    noise, scattered evenly around it: the largest ones are left out until the mean of the rest is
-    no more than their median (Chen, Zhu and Heng 2015, doi:10.1109/ICCV.2015.62). From one noise
-    draw to the next it varies less than the wavelet estimate of scikit-image.
-
-    Examples
-    --------
-    >>> g = torch.Generator().manual_seed(0)
-    >>> picture = torch.arange(64.0).expand(64, 64) + 3 * torch.randn(64, 64, generator=g)
-    >>> round(noise_level(Patches(picture, 8)))
-    3
-    """
-    _, variances, _ = principal_axes(patches)
-    for n in range(len(variances), 1, -1):
-        if variances[:n].mean() <= variances[:n].median():
-            break
-    return math.sqrt(max(float(variances[:n].mean()), 0.0))
-
-
 def merge(patches: Patches, estimates: Iterable[Posterior], doubt: float) -> Tensor:
     """Average overlapping estimates of patches into a picture, in the shape of `patches.shape`.
 
@@ -285,6 +262,5 @@ __all__ = [
     "every",
     "merge",
     "merge_moments",
-    "noise_level",
     "principal_axes",
 ]

@@ -16,9 +16,10 @@ from truvae.errors import InputError
 from truvae.fill import nearest_known
 from truvae.io import to_dtype
 from truvae.job import Done, Job
+from truvae.levels import noise_level
 from truvae.limits import GB, needed, within
 from truvae.model import Model
-from truvae.patches import Patches, noise_level
+from truvae.patches import Patches
 from truvae.presets import preset as preset_called
 from truvae.settings import (
     NOISES,

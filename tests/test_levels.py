@@ -1,0 +1,59 @@
+"""Levels of noise: found beneath pictures, textured and clipped ones too."""
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from truvae.levels import noise_level
+from truvae.patches import Patches
+
+
+def with_noise(clean, sigma, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    clean = torch.as_tensor(clean, dtype=torch.float32)
+    return clean + sigma * torch.randn(clean.shape, generator=g)
+
+
+def level(picture):
+    return noise_level(Patches(picture, 8))
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.2, 1.0])
+def test_it_is_found_beneath_a_smooth_picture(sigma):
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    noisy = with_noise(torch.sin(x / 9) + (y > 50) * torch.cos(y / 7), sigma)
+    assert level(noisy) == pytest.approx(sigma, rel=0.05)
+    assert level(100 * noisy) == pytest.approx(100 * sigma, rel=0.05)
+
+
+@pytest.mark.parametrize("sigma", [10, 25, 50])
+@pytest.mark.parametrize("name", ["camera", "coins", "moon"])
+def test_it_is_found_beneath_real_pictures(name, sigma):
+    noisy = with_noise(getattr(data, name)()[:256, :256], sigma)
+    assert level(noisy) == pytest.approx(sigma, rel=0.05)
+
+
+def test_texture_everywhere_but_in_one_corner_is_not_noise():
+    g = torch.Generator().manual_seed(1)
+    texture = 60 * torch.randn(200, 200, generator=g).cumsum(0).cumsum(1).sin()
+    texture[:80, :80] = 0
+    assert level(with_noise(texture, 10)) == pytest.approx(10, rel=0.05)
+
+
+def test_a_clipped_sky_does_not_hide_the_noise():
+    clean = np.full((128, 128), 100.0)
+    clean[:60] = 280
+    noisy = with_noise(clean, 20).round().clamp(0, 255)
+    assert level(noisy) == pytest.approx(20, rel=0.05)
+
+
+def test_a_black_frame_does_not_hide_the_noise():
+    noisy = with_noise(torch.full((100, 100), 128.0), 20)
+    assert level(torch.nn.functional.pad(noisy, [30] * 4)) == pytest.approx(20, rel=0.05)
+
+
+def test_gaps_are_left_out():
+    noisy = with_noise(np.zeros((128, 128)), 20)
+    noisy[torch.rand(noisy.shape, generator=torch.Generator().manual_seed(2)) < 0.02] = torch.nan
+    assert level(noisy) == pytest.approx(20, rel=0.05)
