@@ -14,9 +14,11 @@ from skimage.data import camera
 
 from benchmarks.report import machine, publish, table
 from truvae import MLP, Bernoulli, Gaussian, GradientFlips, Model, NearChunks, Neighbours
+from truvae.moments import Statistics
+from truvae.optim import Adam
 from truvae.patches import Features, Patches
 from truvae.population import Population
-from truvae.training import Adam, Statistics, e_step, fit, m_step
+from truvae.training import e_step, fit, m_step
 
 # Patch size, latents, hidden units, states.
 SIZES = [(8, 64, (64,), 200), (8, 256, (256,), 64), (12, 512, (512,), 64), (8, 128, (1024,), 16)]

@@ -36,7 +36,8 @@ from truvae import (
     job,
 )
 from truvae.checkpoint import Checkpoint, Training, open_checkpoint
-from truvae.training import Adam, Clock, Stopwatch
+from truvae.clock import Clock, Stopwatch
+from truvae.optim import Adam
 
 TINY_MODEL = SMALL | {"epochs": 3, "return_result": True}
 

@@ -6,11 +6,11 @@ import torch
 
 from truvae import fitting
 from truvae.checkpoint import NOTHING
+from truvae.clock import Clock
 from truvae.fitting import Material, fit_model
 from truvae.inference import nearest_states
 from truvae.population import Population
 from truvae.settings import Settings
-from truvae.training import Clock
 
 
 def test_new_points_get_the_states_of_near_old_ones():

@@ -21,8 +21,9 @@ from truvae import (
     ShuffledChunks,
     bits,
 )
+from truvae.moments import Statistics
 from truvae.noise import Noise
-from truvae.training import Statistics, e_step, fit, m_step
+from truvae.training import e_step, fit, m_step
 
 D = 5
 

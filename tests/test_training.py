@@ -21,19 +21,12 @@ from truvae import (
     datasets,
     linear,
 )
+from truvae.clock import Clock
 from truvae.decoders import deepen
+from truvae.moments import Statistics
+from truvae.optim import Adam, Cyclic, OneCycle
 from truvae.proposals import fitness
-from truvae.training import (
-    Adam,
-    Clock,
-    Cyclic,
-    OneCycle,
-    Statistics,
-    e_step,
-    fit,
-    m_step,
-    posterior,
-)
+from truvae.training import e_step, fit, m_step, posterior
 
 
 def settled(n_states=8, missing=0.0, hidden=(7,), dtype=torch.float64, n_data=30):

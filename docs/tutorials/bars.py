@@ -22,6 +22,7 @@ from truvae import (
     datasets,
     training,
 )
+from truvae.optim import OneCycle
 
 # %%
 # The data
@@ -71,7 +72,7 @@ def learn(seed):
         chunks=ShuffledChunks(len(x), 100),
         search=[Evolution(n_parents=3, n_children=2)],
         generator=g,
-        rate=training.OneCycle(0.05),
+        rate=OneCycle(0.05),
         minibatch=25,
         threshold=0.0,
     )

@@ -25,6 +25,7 @@ from truvae import (
     datasets,
     training,
 )
+from truvae.optim import OneCycle
 
 # %%
 # The data are whitened patches of 8 x 8 pixels of one picture.
@@ -96,7 +97,7 @@ def learn(decoder):
         chunks=ShuffledChunks(N, 128),
         search=[GradientFlips(), Neighbours()],
         generator=g,
-        rate=training.OneCycle(0.01),
+        rate=OneCycle(0.01),
     )
     return model, list(epochs)
 

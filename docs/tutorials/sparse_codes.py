@@ -26,6 +26,7 @@ from truvae import (
     linear,
     training,
 )
+from truvae.optim import OneCycle
 
 # %%
 # The data
@@ -74,7 +75,7 @@ for epoch in training.fit(
     chunks=ShuffledChunks(N, 128),
     search=[GradientFlips(), Neighbours()],
     generator=g,
-    rate=training.OneCycle(0.01),
+    rate=OneCycle(0.01),
 ):
     print(f"epoch {epoch.index + 1:2}: F {epoch.elbo:7.2f} nats, ", end="")
     print(f"sigma {epoch.sigma:.3f}, {epoch.active_latents:.2f} of {H} latents active")

@@ -12,6 +12,7 @@ import torch
 from truvae.audio_job import restore_sound
 from truvae.audio_settings import SoundWishes
 from truvae.checks import device_called, masked_recording, recording_of
+from truvae.clock import Clock
 from truvae.errors import InputError
 from truvae.fitting import Material
 from truvae.gaps import without_gaps
@@ -19,7 +20,7 @@ from truvae.io import to_dtype
 from truvae.model import Model
 from truvae.settings import Settings
 from truvae.spectra import noise_floor
-from truvae.training import Clock, Epoch
+from truvae.training import Epoch
 from truvae.units import Units, rms
 
 Array = npt.NDArray[Any]

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from truvae.checkpoint import NOTHING
+from truvae.clock import Clock
 from truvae.fitting import Material, Run, fit_model
 from truvae.refine import refine_recording
 from truvae.settings import Plan
 from truvae.spectra import spectral_look
-from truvae.training import Clock, Epoch
+from truvae.training import Epoch
 
 # By what power of its variance an estimate counts less, where two looks are combined.
 _SELECTION = 4

@@ -26,8 +26,8 @@ from torch import Tensor
 from truvae import __version__
 from truvae.errors import InputError
 from truvae.model import Model
+from truvae.optim import Adam
 from truvae.population import Population
-from truvae.training import Adam
 
 # Grows when what is written can no longer be read by the versions before.
 _FORMAT = 1

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from truvae import bits
 from truvae.checks import device_called
 from truvae.chunks import Chunks
+from truvae.clock import Clock
 from truvae.decoders import MLP
 from truvae.errors import InputError
 from truvae.inference import infer, nearest_states
@@ -31,7 +32,7 @@ from truvae.recipes import Recipe, check_positive, check_whole
 from truvae.refine import refine_rows
 from truvae.saving import load_model, save_model
 from truvae.scaling import Scaling
-from truvae.training import Clock, Epoch, Posterior, posterior
+from truvae.training import Epoch, Posterior, posterior
 
 Array = npt.NDArray[Any]
 

@@ -14,15 +14,17 @@ from torch import Tensor
 
 from truvae.checkpoint import Checkpoint, State, Training
 from truvae.chunks import Chunks
+from truvae.clock import Clock
 from truvae.fill import nearest_known
 from truvae.model import Model
 from truvae.noise import DiagonalGaussian, Gaussian
+from truvae.optim import Adam
 from truvae.patches import Features, Patches, cosine_basis, merge
 from truvae.population import Population
 from truvae.proposals import Neighbours, Proposal
 from truvae.settings import Settings
 from truvae.tiles import Trained, estimates
-from truvae.training import Adam, Clock, Epoch, Posterior, posterior
+from truvae.training import Epoch, Posterior, posterior
 
 Estimate = tuple[Tensor, float]
 """Estimated frames, (F, R, C, K), and the mean of F_n over the patches, in nats."""

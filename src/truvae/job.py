@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from truvae.checkpoint import Checkpoint
+from truvae.clock import Clock
 from truvae.fill import Filled, Hidden, settle
 from truvae.fitting import Material, Run, fit_model
 from truvae.holes import deep, fill_holes, widest
@@ -19,7 +20,7 @@ from truvae.noise import Gaussian
 from truvae.patches import Patches
 from truvae.refine import refine
 from truvae.settings import Plan, Settings, trust_in_dct
-from truvae.training import Clock, Epoch
+from truvae.training import Epoch
 from truvae.units import Units, rms
 
 Array = npt.NDArray[Any]

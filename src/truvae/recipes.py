@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from truvae.chunks import Chunks, NearChunks, ShuffledChunks
+from truvae.clock import Clock
 from truvae.decoders import MLP, relu
 from truvae.errors import InputError
 from truvae.model import Bernoulli, Model
+from truvae.optim import Adam, Cyclic, OneCycle
 from truvae.population import Population, SharedPool
 from truvae.proposals import (
     Evolution,
@@ -22,7 +24,7 @@ from truvae.proposals import (
     Selection,
     pool_for,
 )
-from truvae.training import Adam, Clock, Cyclic, Data, Epoch, OneCycle, fit
+from truvae.training import Data, Epoch, fit
 
 # Data points between one M-step and the next, where groups share states.
 _CHUNK = 2048

@@ -12,6 +12,7 @@ import torch
 
 from truvae.checkpoint import NOTHING, Checkpoint, fingerprint, open_checkpoint
 from truvae.checks import check_frames, check_patch_size, device_called, frames_of, masked
+from truvae.clock import Clock
 from truvae.errors import InputError
 from truvae.fill import nearest_known
 from truvae.io import to_dtype
@@ -32,7 +33,7 @@ from truvae.settings import (
     plan_of,
 )
 from truvae.stabilise import PoissonGaussian, is_signal_dependent
-from truvae.training import Clock, Epoch
+from truvae.training import Epoch
 from truvae.units import Units, rms
 
 Array = npt.NDArray[Any]
