@@ -18,6 +18,7 @@ from truvae.fitting import Material
 from truvae.gaps import without_gaps
 from truvae.io import to_dtype
 from truvae.model import Model
+from truvae.ranks import ALONE, Ranks
 from truvae.settings import Settings
 from truvae.spectra import noise_floor
 from truvae.training import Epoch
@@ -93,6 +94,7 @@ def denoise_audio(
     on_progress: Callable[[float], None] = lambda progress: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     should_stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
     return_result: bool = False,
 ) -> Array | AudioResult:
     """Remove the noise from one recording, given nothing but the recording.
@@ -127,7 +129,7 @@ def denoise_audio(
         "auto", "cpu" or "cuda".
     random_state
         Seed of all randomness: the same seed gives the same samples on the same machine.
-    on_progress, on_epoch, should_stop
+    on_progress, on_epoch, should_stop, ranks
         As for `truvae.denoise`.
     return_result
         Return an `AudioResult` instead of the array.
@@ -168,11 +170,11 @@ def denoise_audio(
         epochs=epochs,
     )
     recording, where = recording_of(y, sample_rate), device_called(device)
-    clock = Clock(time_budget, on_progress, should_stop)
+    clock = Clock(time_budget, on_progress, should_stop).of(ranks)
     parts = [recording] if channels == "joint" else np.split(recording, recording.shape[1], 1)
     results = [
         _restored(part, wishes, sample_rate, where, random_state,
-                  clock.part(index, len(parts)), on_epoch)
+                  clock.part(index, len(parts)), on_epoch, ranks)
         for index, part in enumerate(parts)
     ]  # fmt: skip
     result = _joined(results, np.asarray(y))
@@ -269,11 +271,12 @@ def _restored(
     seed: int,
     clock: Clock,
     on_epoch: Callable[[Epoch], None],
+    ranks: Ranks,
 ) -> AudioResult:
     """Restore channels (n, K) together; constant ones stay as they are."""
     plan = wishes.plan(recording, sample_rate)
     (settings,) = plan.models
-    filled = _without_models(recording, wishes, settings, sample_rate)
+    filled = ranks.first(lambda: _without_models(recording, wishes, settings, sample_rate))
     levels = np.array(filled.sigma_channels)
     varying = np.ptp(filled.restored, 0) > 0
     if not varying.any():
@@ -284,7 +287,7 @@ def _restored(
     noise = rms(levels[varying] / units.spread)
     generator = torch.Generator(device).manual_seed(seed)
     known = wishes.sigma is not None
-    material = Material(units.standardise(frames, device), noise, known, generator)
+    material = Material(units.standardise(frames, device), noise, known, generator, ranks)
     sample = material.sample(settings)
     history: list[Epoch] = []
 

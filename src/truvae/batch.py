@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from truvae import torchrun
 from truvae.errors import InputError
 from truvae.records import failure, summary
 from truvae.signals import StopSignals
@@ -121,6 +122,7 @@ def restore_all(
     InputError
         If models are to be shared, and the pictures are not alike.
     """
+    _check_ranks(tasks, jobs, shared_model)
     if shared_model and jobs > 1:
         raise InputError("--shared-model restores all pictures together: leave --jobs out")
     several, quiet = len(tasks) > 1, tasks[0].options["quiet"]
@@ -147,6 +149,15 @@ def restore_all(
     if not any("error" in record for record in records):
         return 0
     return _SOME_FAILED if several else _BAD_INPUT
+
+
+def _check_ranks(tasks: Sequence[Task], jobs: int, shared_model: bool) -> None:
+    """Raise an `InputError` for what processes that work together do not do."""
+    if torchrun.size() > 1 and (jobs > 1 or (len(tasks) > 1 and not shared_model)):
+        raise InputError(
+            "the processes of torchrun restore one file together, or several with --shared-model: "
+            "give one, or leave torchrun out and take --jobs"
+        )
 
 
 def _files(name: str) -> list[Path]:
@@ -259,10 +270,14 @@ def _bar(n: int, shown: bool) -> Any:
 
 
 def _tell(task: Task, record: Record, several: bool, with_notes: bool) -> None:
-    """Print the notes, and the result or the error of a file."""
+    """Print the notes, and the result or the error of a file; of several ranks, rank 0 does."""
+    error = record.get("error")
+    if torchrun.rank() > 0:
+        if error is None:
+            return
+        torchrun.let_first_tell()
     for note in record.get("notes", []) if with_notes else []:
         print(f"truvae: note: {task.source}: {note}", file=sys.stderr)
-    error = record.get("error")
     if error is not None:
         of_what = f"{task.source}: " if several and str(task.source) not in error else ""
         print(f"truvae: error: {of_what}{error}", file=sys.stderr)

@@ -28,6 +28,7 @@ from truvae.errors import InputError
 from truvae.model import Model
 from truvae.optim import Adam
 from truvae.population import Population
+from truvae.ranks import ALONE, Ranks
 
 # Grows when what is written can no longer be read by the versions before.
 _FORMAT = 1
@@ -54,6 +55,8 @@ class Checkpoint:
         What is written to `checkpoint.json`: what run they belong to.
     prefix
         Stands before the names of the steps.
+    ranks
+        The processes of the run: rank 0 alone saves and loads, and tells the others.
 
     Examples
     --------
@@ -67,6 +70,7 @@ class Checkpoint:
     folder: Path | None = None
     head: str = ""
     prefix: str = ""
+    ranks: Ranks = ALONE
 
     def part(self, name: str) -> "Checkpoint":
         """Return the checkpoint of a part of the run, in the same folder."""
@@ -77,7 +81,7 @@ class Checkpoint:
 
         If that cannot be done, as on a full disk, the one before stays, and a warning says so.
         """
-        if self.folder is None:
+        if self.folder is None or self.ranks.rank > 0:
             return
         plain = torch.contiguous_format
         copies = {k: v.detach().cpu().clone(memory_format=plain) for k, v in tensors.items()}
@@ -105,6 +109,9 @@ class Checkpoint:
         InputError
             If the file is damaged, or of another run.
         """
+        return None if self.folder is None else self.ranks.first(lambda: self._load(name))
+
+    def _load(self, name: str) -> State | None:
         if self.folder is None or not (path := self.folder / self._file(name)).exists():
             return None
         try:
@@ -144,25 +151,26 @@ class Training:
 
     model: Model
     population: Population
+    """The states of the data points of this rank."""
     optimizer: Adam
     generator: torch.Generator
+    n_data: int
+    """The number of data points of all ranks."""
+    ranks: Ranks = ALONE
+
+    def states(self) -> Population:
+        """Return the states of the data points of all ranks."""
+        words, log_joint = self.population.words, self.population.log_joint
+        return Population(*(self.ranks.gather(part, self.n_data) for part in (words, log_joint)))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all of it."""
-        population = {"words": self.population.words, "log_joint": self.population.log_joint}
-        parts = {"population": population, "optimizer": self.optimizer.state_dict()}
+        """Return all of it, so that any number of ranks can go on from there."""
+        parts = {"population": vars(self.states()), "optimizer": self.optimizer.state_dict()}
         return self.result() | _flat(parts)
 
     def result(self) -> dict[str, Tensor]:
         """Return the model and the state of the generator, which is all that outlives training."""
-        model = self.model
-        noise = {name: t for name, t in vars(model.noise).items() if isinstance(t, Tensor)}
-        parts = {"decoder": model.decoder.state_dict(), "noise": noise}
-        return {
-            "prior": model.prior.pi,
-            "generator": self.generator.get_state(),
-            **_flat(parts),
-        }
+        return {**self.model.state(), "generator": self.generator.get_state()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `tensors` or `result` returned."""
@@ -172,14 +180,15 @@ class Training:
         for name, tensor in _part("noise", tensors).items():
             setattr(model.noise, name, tensor.to(device))
         if population := _part("population", tensors):
-            self.population.words = population["words"].to(device)
-            self.population.log_joint = population["log_joint"].to(device)
+            own = self.ranks.share(self.n_data)
+            self.population.words = population["words"][own].to(device)
+            self.population.log_joint = population["log_joint"][own].to(device)
             self.optimizer.load_state_dict(_part("optimizer", tensors))
         self.generator.set_state(tensors["generator"])
 
 
 def open_checkpoint(
-    folder: str | os.PathLike[str], resume: bool, run: Mapping[str, Any]
+    folder: str | os.PathLike[str], resume: bool, run: Mapping[str, Any], ranks: Ranks = ALONE
 ) -> Checkpoint:
     """Open the checkpoint of a run; nothing is written before the first state is saved.
 
@@ -191,6 +200,8 @@ def open_checkpoint(
         Whether to go on from what the folder holds.
     run
         What the result depends on: the options by name, and hashes of arrays (`fingerprint`).
+    ranks
+        The processes of the run; any number of them can go on from a checkpoint.
 
     Raises
     ------
@@ -204,7 +215,7 @@ def open_checkpoint(
     head = {"format": _FORMAT, "truvae": __version__, "run": run}
     if (folder / _HEAD).exists():
         _check_same(folder, head)
-    return Checkpoint(folder, json.dumps(head, indent=1) + "\n")
+    return Checkpoint(folder, json.dumps(head, indent=1) + "\n", ranks=ranks)
 
 
 def check_checkpoint(folder: Path, resume: bool) -> None:

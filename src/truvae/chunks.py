@@ -60,6 +60,11 @@ class NearChunks:
         ]
 
 
+def rows_of(chunk: Chunk, device: torch.device) -> Tensor:
+    """Return the row numbers of all groups of a chunk, which may have none."""
+    return torch.cat(chunk) if chunk else torch.empty(0, dtype=torch.long, device=device)
+
+
 def near_groups(features: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
     """Split points (N, K) into groups of about `size` neighbours by a random projection tree.
 
@@ -84,4 +89,4 @@ def near_groups(features: Tensor, size: int, generator: torch.Generator) -> list
     return list(order.split(torch.bincount(group, minlength=1 << depth).tolist()))
 
 
-__all__ = ["Chunk", "Chunks", "NearChunks", "ShuffledChunks", "near_groups"]
+__all__ = ["Chunk", "Chunks", "NearChunks", "ShuffledChunks", "near_groups", "rows_of"]

@@ -9,15 +9,17 @@ from typing import Any
 
 import click
 
-from truvae import __version__, batch
-from truvae.errors import InputError
+from truvae import __version__, batch, torchrun
+from truvae.errors import InputError, RankError
 from truvae.model_commands import COMMANDS
 from truvae.options import RUN_OPTIONS, finite, numbers, one_of, with_options
 from truvae.signals import StopSignals
 
 _START = time.perf_counter()
-_BAD_INPUT = 2
+_FAILED, _BAD_INPUT = 1, 2
 _DEMO_SIGMA = 25.0
+# Commands that several processes work on together.
+_TOGETHER = ("denoise", "inpaint", "fit")
 
 
 def _repairs(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -122,11 +124,17 @@ _MODEL_OPTIONS = [
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="truvae")
-def app() -> None:
+@click.pass_context
+def app(context: click.Context) -> None:
     """Restore noisy pictures and recordings, blind: no clean data, no training set, no noise level.
 
     And learn binary codes of the rows of a table: fit, encode, reconstruct, score, sample, info.
+
+    Started by torchrun, denoise, inpaint and fit work in several processes together.
     """
+    command = context.invoked_subcommand
+    if torchrun.size() > 1 and command not in _TOGETHER:
+        raise InputError(f"{command} works in one process: leave torchrun out")
 
 
 _FILE_OPTIONS = [
@@ -253,6 +261,8 @@ def _all_files(inputs: tuple[str, ...], output: str, options: dict[str, Any]) ->
     how = {name: options.pop(name) for name in ("jobs", "skip_existing", "shared_model")}
     pairs, several = batch.pair(inputs, output), batch.are_several(inputs)
     targets = [target for _, target in pairs]
+    if torchrun.rank() > 0:  # rank 0 tells
+        options |= {"quiet": True, "verbose": False}
     pages = _pages(options["report"], several, targets)
     # Pictures that share a model have one folder for it, and one checkpoint.
     apart, n = several and not how["shared_model"], len(targets)
@@ -331,9 +341,14 @@ def main() -> None:
         print(error.format_message())
         status = _BAD_INPUT
     except (click.ClickException, InputError, OSError) as error:
+        torchrun.let_first_tell()
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         print(f"truvae: error: {' '.join(message.split())}", file=sys.stderr)
         status = _BAD_INPUT
+    except RankError as error:
+        if torchrun.rank() == 0:
+            print(f"truvae: error: {error}", file=sys.stderr)
+        status = _FAILED
     except (KeyboardInterrupt, click.Abort):
         status = 130
     sys.exit(status or 0)

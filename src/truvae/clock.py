@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from truvae.ranks import ALONE, Ranks
+
 
 @dataclass
 class Stopwatch:
-    """Seconds, of which some may have been spent by an earlier process.
+    """Seconds by the clock of rank 0, of which some may have been spent by an earlier process.
 
     >>> watch, start = Stopwatch(), time.perf_counter()
     >>> watch.forward(60.0)
@@ -18,10 +20,11 @@ class Stopwatch:
     """
 
     before: float = 0.0
+    ranks: Ranks = ALONE
 
     def __call__(self) -> float:
         """Return the seconds; only differences mean anything."""
-        return time.perf_counter() + self.before
+        return self.ranks.first(time.perf_counter) + self.before
 
     def forward(self, seconds: float) -> None:
         """Count so many seconds as spent."""
@@ -55,6 +58,19 @@ class Clock:
     def __post_init__(self) -> None:
         """Start the clock."""
         self.start = self.watch()
+
+    def of(self, ranks: Ranks) -> "Clock":
+        """Return a clock by which all ranks decide alike: it has the time of rank 0, and stops when
+        any of them should.
+        """
+        if ranks == self.watch.ranks:
+            return self
+        return replace(
+            self,
+            budget=self._rest(),
+            should_stop=lambda: ranks.any(self.should_stop()),
+            watch=replace(self.watch, ranks=ranks),
+        )
 
     @property
     def seconds(self) -> float:

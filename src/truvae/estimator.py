@@ -1,6 +1,7 @@
 """The scikit-learn face: binary codes of the rows of a table."""
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import asdict
@@ -28,6 +29,7 @@ from truvae.model import Model
 from truvae.noise import BernoulliNoise, Gaussian, Noise, PoissonNoise, on_device
 from truvae.population import Population
 from truvae.proposals import GradientFlips, Neighbours, Proposal
+from truvae.ranks import ALONE, Ranks
 from truvae.recipes import Recipe, check_positive, check_whole
 from truvae.refine import refine_rows
 from truvae.saving import load_model, save_model
@@ -93,6 +95,10 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         ends when one returns True. `truvae.callbacks` has some.
     device
         "auto", "cpu" or "cuda".
+    ranks
+        Processes that learn together (`truvae.ranks`), None for this one alone. All call `fit` with
+        the same data, and have the same of everything afterwards; only the seconds in the history
+        differ.
     random_state
         Seed, or source, of all randomness.
 
@@ -155,6 +161,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         should_stop: Callable[[], bool] | None = None,
         callbacks: Sequence[Callable[[Epoch], bool | None]] = (),
         device: str = "auto",
+        ranks: Ranks | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.n_latents = n_latents
@@ -172,6 +179,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         self.should_stop = should_stop
         self.callbacks = callbacks
         self.device = device
+        self.ranks = ranks
         self.random_state = random_state
 
     def fit(self, X: npt.ArrayLike, y: object = None) -> "TVAE":
@@ -182,27 +190,35 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         InputError
             If an option makes no sense, or a feature has no value. It is a ValueError.
         """
-        clock = Clock(self.time_budget, should_stop=self.should_stop or (lambda: False))
+        ranks = self.ranks or ALONE
+        clock = Clock(self.time_budget, should_stop=self.should_stop or (lambda: False)).of(ranks)
         X = _valid(self, X, reset=True)
-        recipe, device = self._recipe(len(X)), device_called(self.device)
-        self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        if len(X) < ranks.size:
+            raise InputError(f"{len(X)} rows are too few for {ranks.size} processes: start fewer")
+        recipe, device = self._recipe(len(X) // ranks.size), device_called(self.device)
+        draw = check_random_state(self.random_state).randint
+        self._seed = ranks.first(lambda: int(draw(np.iinfo(np.int32).max)))
         generator = torch.Generator(device).manual_seed(self._seed)
         self.scaling_ = Scaling.of(X, self.noise)
         data = self.scaling_.standardise(X, device)
         self._center, self._axes = _principal_axes(_filled(data), generator)
         self.model_ = self._untrained(recipe, data, generator)
-        self.population_ = recipe.states(len(data), generator)
-        self._old = self._coordinates(data)
-        chunks = recipe.chunks(len(data), self._old)
-        looking = _SECONDS_PER_VALUE * data.numel()
+        self._old, n = self._coordinates(data), len(data)
+        own = ranks.share(n)
+        mine, coordinates = data[own], self._old[own]
+        self.population_ = recipe.states(len(mine), ranks.fork(generator))
+        chunks = recipe.chunks(len(mine), coordinates, ranks)
+        looking = _SECONDS_PER_VALUE * mine.numel()
         to_look = looking < clock.left() / 2
         training = clock.without(looking if to_look else 0)
-        self._train(recipe, data, chunks, generator, training)
-        estimate = self._complete(recipe, data, chunks, generator, training)
+        self._train(recipe, mine, chunks, generator, training, ranks)
+        estimate = self._complete(recipe, mine, chunks, ranks.fork(generator), training)
         if to_look and clock.left() > looking / 2:
-            known = torch.where(data.isfinite(), data, estimate)
-            estimate = self._look(data, estimate, known, generator)
-        self._references = estimate  # among which similar rows are looked for
+            known = ranks.gather(torch.where(mine.isfinite(), mine, estimate), n)
+            estimate = self._look(mine, estimate, known, ranks.fork(generator))
+        self._references = ranks.gather(estimate, n)  # among which similar rows are looked for
+        words, log_joint = self.population_.words, self.population_.log_joint
+        self.population_ = Population(ranks.gather(words, n), ranks.gather(log_joint, n))
         return self
 
     def transform(self, X: npt.ArrayLike) -> Array:
@@ -434,15 +450,17 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         chunks: Chunks,
         generator: torch.Generator,
         clock: Clock,
+        ranks: Ranks,
     ) -> None:
         """Train, record each epoch, and call the callbacks."""
         self.history_ = []
         entries = data.isfinite().double().mean(0).cpu().numpy()
-        epochs = recipe.train(self.model_, self.population_, data, chunks, generator, clock)
+        arguments = (self.model_, self.population_, data, chunks, generator, clock)
+        epochs = recipe.train(*arguments, ranks=ranks)
         for epoch in epochs:
             self.history_.append(self.scaling_.record(epoch, entries, self.model_.noise))
             # All of them see every epoch.
-            if any([callback(self.history_[-1]) for callback in self.callbacks]):
+            if ranks.any(any([callback(self.history_[-1]) for callback in self.callbacks])):
                 break
 
     def _coordinates(self, data: Tensor) -> Tensor:
@@ -472,7 +490,8 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
     ) -> Tensor:
         """Return estimates of the training data; rows stay as they are once the time is up."""
         groups = posterior(self.model_, self.population_, data, chunks, recipe.search, generator)
-        return _means(takewhile(lambda _: clock.left() > 0, groups), _filled(data))
+        end = time.perf_counter() + clock.left()  # ranks have groups of their own
+        return _means(takewhile(lambda _: time.perf_counter() < end, groups), _filled(data))
 
     def _look(
         self, data: Tensor, estimate: Tensor, references: Tensor, generator: torch.Generator

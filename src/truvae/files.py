@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from truvae import torchrun
 from truvae.console import tell, time_left, with_progress
 from truvae.errors import InputError
 from truvae.experiments import Experiment, damage, dropped, finite, refuse
@@ -74,8 +75,10 @@ class _Work:
         return [*self.picture.notes, *self.experiment.notes("picture")]
 
     def finish(self, result: "Result", warned: list[str], start: float) -> dict[str, Any]:
-        """Write the result and a report, and return the record."""
+        """Write the result and a report, and return the record; of several ranks, rank 0 does."""
         picture, options = self.picture, self.options
+        if torchrun.rank() > 0:
+            return {"input": str(self.source)}
         restored = to_dtype(result.restored, picture.data.dtype)
         late = [*warned, *write_picture(self.target, replace(picture, data=restored))]
         tell(late, options)
@@ -203,6 +206,8 @@ def _check_alike(works: Sequence[_Work]) -> None:
 
 def _save_model(folder: Path, result: "Result") -> None:
     """Save the model of standardised patches, and how to come back from these."""
+    if torchrun.rank() > 0:
+        return
     noise = result.noise and [[n.gain, n.variance] for n in result.noise]
     save(folder, "restoration", result, {"poisson_gaussian": noise})
 
@@ -278,10 +283,13 @@ def _restore(
     """Call `truvae.denoise` or `truvae.inpaint` with a progress bar; return warnings too."""
     use_threads(options["threads"])
     from truvae import restore
+    from truvae.checks import device_called
+    from truvae.ranks import Ranks
 
     chosen = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
     notes = [*notes, *_memory(experiment.damaged, channels, chosen)]
     chosen |= {"channel_axis": -1 if channels else None}
+    chosen |= {"ranks": Ranks.join(device_called(options["device"]))}
     if experiment.missing is None:
         call = partial(restore.denoise, experiment.damaged, **chosen)
     else:

@@ -8,11 +8,13 @@ their patches and when to stop, and needs no clean picture.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from truvae.ranks import ALONE, Ranks
 from truvae.refine import refine
 
 # Share of the known pixels that are hidden, and the fewest that can judge.
@@ -112,6 +114,7 @@ def settle(
     sizes: Sequence[int],
     looks: int,
     go_on: Callable[[int], bool],
+    ranks: Ranks = ALONE,
 ) -> Filled:
     """Look at an incomplete picture again and again, with less and less noise.
 
@@ -135,35 +138,36 @@ def settle(
         The most looks; the last ones of them see the hidden pixels too.
     go_on
         Asked before every look, and told how many there were.
+    ranks
+        Processes that share each look.
     """
     known = known or not len(hidden) or hidden.noise(estimate) > _REAL * sigma
+    look = partial(_look, ranks=ranks)
     best = last = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, hidden.rmse(estimate))
     while last.looks < looks - _LAST and last.looks - best.looks < _PATIENCE:
         if not go_on(last.looks):
             break
         level = last.sigma if known else max(_COOLING * last.sigma, _LEAST)
         choice = sizes if last.looks == 0 and len(hidden) else [last.size]
-        found = [_look(hidden, image, last, level, size) for size in choice]
-        last = min(found, key=lambda look: look.rmse or 0.0)
+        found = [look(hidden, image, last, level, size) for size in choice]
+        last = min(found, key=lambda each: each.rmse or 0.0)
         if not len(hidden) or (last.rmse or 0.0) < (best.rmse or 0.0) * (1 - _GAIN):
             best = last
-    return _see_all(image, best, looks, go_on)
-
-
-def _look(hidden: Hidden, image: Tensor, before: Filled, sigma: float, size: int) -> Filled:
-    """Look once more, without the hidden pixels, and judge what comes of it by them."""
-    seen = hidden.away(image)
-    estimate = refine(seen, before.estimate, sigma, size, n_near=_NEAR, spare=_SPARE).to(image)
-    return Filled(estimate, sigma, size, before.looks + 1, hidden.rmse(estimate))
-
-
-def _see_all(image: Tensor, best: Filled, looks: int, go_on: Callable[[int], bool]) -> Filled:
-    """Look once more with the hidden pixels in their places."""
     everything = Hidden.none(image)
     for left in range(min(_LAST, looks), 0, -1):
-        if go_on(looks - left):
-            best = _look(everything, image, best, best.sigma, best.size)._replace(rmse=best.rmse)
+        if go_on(looks - left):  # now with the hidden pixels in their places
+            best = look(everything, image, best, best.sigma, best.size)._replace(rmse=best.rmse)
     return best
+
+
+def _look(
+    hidden: Hidden, image: Tensor, before: Filled, sigma: float, size: int, ranks: Ranks
+) -> Filled:
+    """Look once more, without the hidden pixels, and judge what comes of it by them."""
+    seen = hidden.away(image)
+    first = before.estimate
+    estimate = refine(seen, first, sigma, size, n_near=_NEAR, spare=_SPARE, ranks=ranks).to(image)
+    return Filled(estimate, sigma, size, before.looks + 1, hidden.rmse(estimate))
 
 
 def nearest_known(image: Tensor) -> Tensor:

@@ -15,13 +15,14 @@ from torch import Tensor
 from truvae.checkpoint import Checkpoint, State, Training
 from truvae.chunks import Chunks
 from truvae.clock import Clock
+from truvae.errors import InputError
 from truvae.fill import nearest_known
 from truvae.model import Model
 from truvae.noise import DiagonalGaussian, Gaussian
 from truvae.optim import Adam
 from truvae.patches import Features, Patches, cosine_basis, merge
-from truvae.population import Population
 from truvae.proposals import Neighbours, Proposal
+from truvae.ranks import ALONE, Ranks
 from truvae.settings import Settings
 from truvae.tiles import Trained, estimates
 from truvae.training import Epoch, Posterior, posterior
@@ -87,10 +88,19 @@ class Material:
         Whether it was given: then it is held.
     generator
         Source of all randomness.
+    ranks
+        The processes that fit the models together; all have the same of everything here.
     """
 
-    def __init__(self, seen: Tensor, noise: float, known: bool, generator: torch.Generator) -> None:
-        self.seen, self.known, self.generator = seen, known, generator
+    def __init__(
+        self,
+        seen: Tensor,
+        noise: float,
+        known: bool,
+        generator: torch.Generator,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.seen, self.known, self.generator, self.ranks = seen, known, generator, ranks
         self.noise = max(noise, _LEAST_NOISE)
         gaps = bool(seen.isnan().any())
         self._pilot = torch.stack([nearest_known(frame) for frame in seen]) if gaps else seen
@@ -136,6 +146,18 @@ class _Sample:
         """Mean number of observed entries of a patch in each channel, (K,)."""
         return self.patches.mean_observed()
 
+    def share(self, ranks: Ranks, near: bool) -> tuple[Patches, Tensor | None]:
+        """Return the patches of one of several ranks and, if asked for, their coordinates."""
+        coordinates = self.coordinates if near else None
+        if ranks.size == 1:
+            return self.patches, coordinates
+        n = len(self.patches)
+        if n < ranks.size:
+            raise InputError(f"{n} patches are too few for {ranks.size} processes: start fewer")
+        own = ranks.share(n)
+        some = self.patches.some(torch.arange(n, device=self.patches.device)[own])
+        return some, None if coordinates is None else coordinates[own]
+
     @cached_property
     def features(self) -> Features:
         """Coordinates in which near patches look alike."""
@@ -160,10 +182,12 @@ def fit_model(
     What `checkpoint` holds under `name` is not done again; the epochs of it are told at once. Where
     a model knows only a sample of the patches, the estimate is made when it is needed.
     """
-    sample, generator = material.sample(settings), material.generator
-    patches = sample.patches
-    model, population = _start(material, patches, settings)
-    state = Training(model, population, Adam(model.parameters()), generator)
+    sample, generator, ranks = material.sample(settings), material.generator, material.ranks
+    patches, coordinates = sample.share(ranks, settings.shares)
+    model = _untrained(material, sample.patches, settings)
+    population = settings.states(len(patches), ranks.fork(generator))
+    optimizer = Adam(model.parameters())
+    state = Training(model, population, optimizer, generator, len(sample.patches), ranks)
     saved = checkpoint.load(name) or State({"epochs": []}, {})
     epochs = _go_on(saved, state, clock)
     for epoch in epochs:
@@ -173,25 +197,24 @@ def fit_model(
         estimate: Callable[[], Estimate] = partial(_as_it_is, found)
         return Run(settings, model, sample.entries, len(epochs), clock.seconds, estimate)
     save = partial(_save, checkpoint, name, clock, epochs)
-    coordinates = sample.coordinates if settings.shares else None
-    chunks = settings.chunks(len(patches), coordinates)
+    chunks = settings.chunks(len(patches), coordinates, ranks)
     rows = sample.all[0].lattice(settings.stride)
     training, closing = (clock, clock) if sample.whole else _parts(clock, rows, sample, settings)
     for epoch in settings.train(
-        model, population, patches, chunks, generator, training, state.optimizer, len(epochs)
+        model, population, patches, chunks, generator, training, optimizer, len(epochs), ranks
     ):
         epochs.append(epoch)
-        save(state.tensors())
+        save(state.tensors)
         on_epoch(epoch)
     if sample.whole:
         # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
         search = settings.search if settings.shares else ()
-        found = _estimate(model, population, patches, chunks, settings, search, generator)
-        save(state.result() | {"merged": found[0]}, bound=found[1])
+        found = _estimate(state, patches, chunks, settings, search)
+        save(lambda: state.result() | {"merged": found[0]}, bound=found[1])
         estimate = partial(_as_it_is, found)
     else:
-        trained = Trained(model, population, sample.features, sample.coordinates)
-        estimate = partial(_estimate_by_tiles, trained, sample, rows, settings, generator, closing)
+        trained = Trained(model, state.states(), sample.features, sample.coordinates)
+        estimate = partial(_estimate_by_tiles, trained, sample, rows, settings, material, closing)
     return Run(settings, model, sample.entries, len(epochs), clock.seconds, estimate)
 
 
@@ -220,22 +243,21 @@ def _save(
     name: str,
     clock: Clock,
     epochs: list[Epoch],
-    tensors: dict[str, Tensor],
+    tensors: Callable[[], dict[str, Tensor]],
     **values: float,
 ) -> None:
     """Save what there is of a model, unless it was cut short: then the last whole epoch counts."""
-    if not clock.should_stop():
+    if checkpoint.folder is not None and not clock.should_stop():
         records = [asdict(epoch) for epoch in epochs]
-        checkpoint.save(name, {"epochs": records, "seconds": clock.seconds, **values}, tensors)
+        checkpoint.save(name, {"epochs": records, "seconds": clock.seconds, **values}, tensors())
 
 
-def _start(material: Material, patches: Patches, settings: Settings) -> tuple[Model, Population]:
-    """Make the untrained model and population."""
+def _untrained(material: Material, patches: Patches, settings: Settings) -> Model:
+    """Make the model at the start of the training."""
     dct = settings.covariance == "dct"
     noise = _diagonal(material, patches) if dct else _white(material, settings)
     decoder = settings.decoder(patches.n_entries * (2 if dct else 1), material.generator)
-    model = Model(settings.prior(patches.device), decoder, noise)
-    return model, settings.states(len(patches), material.generator)
+    return Model(settings.prior(patches.device), decoder, noise)
 
 
 def _white(material: Material, settings: Settings) -> Gaussian:
@@ -256,20 +278,20 @@ def _diagonal(material: Material, patches: Patches) -> DiagonalGaussian:
 
 
 def _estimate(
-    model: Model,
-    population: Population,
+    state: Training,
     patches: Patches,
     chunks: Chunks,
     settings: Settings,
     search: Sequence[Proposal],
-    generator: torch.Generator,
 ) -> Estimate:
     """Return what the model makes of a picture, and the mean of F_n, by the states of its patches
     and those that a search offers.
     """
-    estimates = posterior(model, population, patches, chunks, search, generator)
-    merged = merge(patches, estimates, settings.doubt)
-    return merged, float(population.bound(slice(None)).mean())
+    ranks, population = state.ranks, state.population
+    generator = ranks.fork(state.generator)
+    estimates = posterior(state.model, population, patches, chunks, search, generator)
+    merged = merge(patches, estimates, settings.doubt, ranks)
+    return merged, ranks.mean(float(population.bound(slice(None)).mean()), len(patches))
 
 
 def _estimate_by_tiles(
@@ -277,11 +299,13 @@ def _estimate_by_tiles(
     sample: _Sample,
     rows: Tensor,
     settings: Settings,
-    generator: torch.Generator,
+    material: Material,
     clock: Clock,
 ) -> Estimate:
     """Return the same of a model that was trained on a sample, from the patches `rows`."""
     search = settings.search if settings.shares else (Neighbours(),)
+    ranks = material.ranks
+    rows, generator = rows[ranks.share(len(rows))], ranks.fork(material.generator)
     found = estimates(trained, *sample.all, rows, settings.tile, search, generator)
     bounds: list[Tensor] = []
 
@@ -293,7 +317,8 @@ def _estimate_by_tiles(
             clock.on_progress(done / len(rows))
             yield estimate
 
-    return merge(sample.all[0], told(), settings.doubt), float(torch.cat(bounds).mean())
+    merged = merge(sample.all[0], told(), settings.doubt, ranks)
+    return merged, ranks.mean(float(torch.cat(bounds).mean()), len(rows))
 
 
 __all__ = ["Material", "Run", "fit_model"]

@@ -18,6 +18,7 @@ from truvae.holes import deep, fill_holes, widest
 from truvae.model import Model
 from truvae.noise import Gaussian
 from truvae.patches import Patches
+from truvae.ranks import ALONE, Ranks
 from truvae.refine import refine
 from truvae.settings import Plan, Settings, trust_in_dct
 from truvae.training import Epoch
@@ -89,6 +90,8 @@ class Job:
         Where to compute, and the seed of all randomness.
     checkpoint
         Where to save each step, and to go on from.
+    ranks
+        The processes that do it together; everything here is the same on all of them.
     """
 
     def __init__(
@@ -101,8 +104,9 @@ class Job:
         device: torch.device,
         seed: int,
         checkpoint: Checkpoint,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.checkpoint = checkpoint
+        self.checkpoint, self.ranks = checkpoint, ranks
         self.plan, self.units, self.told, self.known = plan, units, noise, known
         generator = torch.Generator(device).manual_seed(seed)
         self.images = units.standardise(frames, device)
@@ -117,7 +121,7 @@ class Job:
         ]
         pairs = zip(self.hidden, self.images, strict=True)
         seen = self.images if whole else torch.stack([h.away(image) for h, image in pairs])
-        self.material = Material(seen, noise, known, generator)
+        self.material = Material(seen, noise, known, generator, ranks)
         self.history: list[Epoch] = []
 
     def run(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Done:
@@ -179,7 +183,7 @@ class Job:
             return
         self.plan, self.complete = self.plan.noisy, True
         whole = _filled(self.material.seen, estimate)
-        self.material = Material(whole, noise, self.known, self.material.generator)
+        self.material = Material(whole, noise, self.known, self.material.generator, self.ranks)
 
     def _fit(
         self, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None], name: str
@@ -233,7 +237,8 @@ class Job:
             clock.on_progress(looks / self.plan.looks)
             pairs = zip(_filled(self.images, estimates), estimates, strict=True)
             size, noise = self.plan.sizes[0], self.material.noise
-            estimates = torch.stack([refine(image, last, noise, size) for image, last in pairs])
+            looked = [refine(*pair, noise, size, ranks=self.ranks) for pair in pairs]
+            estimates = torch.stack(looked)
             looks += 1
         return _Final(estimates, sigma, source, looks, rmse)
 
@@ -285,6 +290,7 @@ class Job:
             sizes=self.plan.sizes,
             looks=self.plan.looks,
             go_on=go_on,
+            ranks=self.ranks,
         )
 
     def _published(self, runs: Sequence[Run]) -> tuple[float, str]:

@@ -81,6 +81,13 @@ class Model:
         """
         return chain(self.decoder.parameters(), self.noise.parameters())
 
+    def state(self) -> dict[str, Tensor]:
+        """Return all that is learned, by name; the tensors themselves, no copies."""
+        decoder = {f"decoder.{name}": t for name, t in self.decoder.state_dict().items()}
+        held = vars(self.noise).items()
+        noise = {f"noise.{name}": t.detach() for name, t in held if isinstance(t, Tensor)}
+        return {"prior": self.prior.pi, **decoder, **noise}
+
     def decode(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Decode packed states (U, W): the decoder's outputs (U, any) and log p(z) (U,)."""
         n = len(words)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from truvae import torchrun
 from truvae.errors import InputError
 from truvae.options import RUN_OPTIONS, finite, numbers, one_of, with_options
 from truvae.signals import StopSignals
@@ -59,27 +60,33 @@ def fit(data: str, output: str, **options: Any) -> int:
     x = read_table(data)
     use_threads(options["threads"])
     from truvae import callbacks
+    from truvae.checks import device_called
     from truvae.estimator import TVAE
+    from truvae.ranks import Ranks
 
     names = ("noise", "n_latents", "n_states", "max_epochs", "time_budget", "device")
     hidden = tuple(n for n in options["hidden"] if n)
     with StopSignals() as stop:
         called: list[callbacks.Callback] = []
-        if options["verbose"]:
+        first = torchrun.rank() == 0
+        if options["verbose"] and first:
             called.append(_tell_epoch)
-        if not options["quiet"]:
+        if not options["quiet"] and first:
             called.append(callbacks.progress_bar(leave=False))
         chosen = {name: options[name] for name in names}
         chosen |= {"should_stop": lambda: stop.received is not None, "callbacks": called}
-        est = TVAE(**chosen, hidden=hidden, random_state=options["seed"])
         with _told_in_one_line():
-            est.fit(x)
+            ranks = Ranks.join(device_called(options["device"]))
+            est = TVAE(**chosen, hidden=hidden, ranks=ranks, random_state=options["seed"]).fit(x)
+        status = 128 + stop.received if stop.received else 0
+        if not first:
+            return status
         est.save(output)
     record = {"input": data, "output": output, "kind": "table", "seed": options["seed"],
               **_describe(est), "seconds": time.perf_counter() - start}  # fmt: skip
     _print(record, options, f"{{output}}  F {est.elbo_:.2f}  sigma {_rounded(record['sigma'])}  "
            "{active_latents:.2f} active latents  {epochs} epochs in {seconds:.1f} s")  # fmt: skip
-    return 128 + stop.received if stop.received else 0
+    return status
 
 
 @click.command()

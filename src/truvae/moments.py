@@ -6,6 +6,7 @@ from torch import Tensor
 from truvae.decoders import MLP
 from truvae.model import Model
 from truvae.noise import Gaussian
+from truvae.ranks import Ranks
 
 
 class Statistics:
@@ -16,6 +17,12 @@ class Statistics:
         self.activity = torch.zeros_like(model.prior.pi, dtype=torch.float64)
         self.noise, self.sums = model.noise, torch.zeros(())
         self.n_data = 0
+
+    def sum_over(self, ranks: Ranks) -> None:
+        """Add up the sums of all ranks."""
+        moments = [] if self.moments is None else self.moments.tensors
+        ranks.sum_([self.activity, self.sums, *moments])
+        self.n_data = int(*ranks.sum(self.n_data))
 
     @torch.no_grad()
     def add(self, x: Tensor, z: Tensor, q: Tensor, outputs: Tensor, log_likelihood: Tensor) -> None:
@@ -56,6 +63,11 @@ class LeastSquares:
         self.states = weight.new_zeros(weight.shape[1] + 1, weight.shape[1] + 1).double()
         self.data = weight.new_zeros(weight.shape[1] + 1, weight.shape[0]).double()
         self.norm = weight.new_zeros(weight.shape[0], dtype=torch.float64)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All sums."""
+        return [self.states, self.data, self.norm]
 
     def add(self, x: Tensor, z: Tensor, q: Tensor) -> None:
         """Add complete data (B, D) with responsibilities q (B, U) for states z (U, H)."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from truvae.ranks import ALONE, Ranks
 from truvae.training import Posterior
 
 
@@ -178,7 +179,9 @@ class Features:
         return torch.cat([(block - self.mean) @ self.axes for block in patches.blocks()])
 
 
-def merge(patches: Patches, estimates: Iterable[Posterior], doubt: float) -> Tensor:
+def merge(
+    patches: Patches, estimates: Iterable[Posterior], doubt: float, ranks: Ranks = ALONE
+) -> Tensor:
     """Average overlapping estimates of patches into a picture, in the shape of `patches.shape`.
 
     Parameters
@@ -191,8 +194,10 @@ def merge(patches: Patches, estimates: Iterable[Posterior], doubt: float) -> Ten
         Each patch weighs 1 / (1 + v / doubt), with v its posterior variance: the part of the
         error that the model does not know of, in squared units of the data; infinite for
         equal weights.
+    ranks
+        Processes, each of which has the estimates of some patches; all get the whole picture.
     """
-    (mean,) = _averages(patches, estimates, doubt, lambda of: (of.mean,))
+    (mean,) = _averages(patches, estimates, doubt, lambda of: (of.mean,), ranks)
     return mean
 
 
@@ -213,6 +218,7 @@ def _averages(
     estimates: Iterable[Posterior],
     doubt: float,
     values_of: Callable[[Posterior], tuple[Tensor, ...]],
+    ranks: Ranks = ALONE,
 ) -> list[Tensor]:
     """Return the weighted means of values (B, D) of the patches around each pixel."""
     zeros = torch.zeros(patches.shape.numel(), dtype=torch.float64, device=patches.device)
@@ -226,6 +232,9 @@ def _averages(
         for total, value in zip(totals, values, strict=True):
             total.index_add_(0, place, (value.double() * trust).flatten())
         weight.index_add_(0, place, trust.expand_as(estimate.mean).flatten())
+    n_totals = int(ranks.most(len(totals)))  # a rank may have no estimates
+    totals = totals or [zeros.clone() for _ in range(n_totals)]
+    ranks.sum_([*totals, weight])
     return [total.div_(weight).view(patches.shape) for total in totals]
 
 

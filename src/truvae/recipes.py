@@ -24,6 +24,7 @@ from truvae.proposals import (
     Selection,
     pool_for,
 )
+from truvae.ranks import ALONE, Ranks
 from truvae.training import Data, Epoch, fit
 
 # Data points between one M-step and the next, where groups share states.
@@ -118,13 +119,13 @@ class Recipe:
         """Return the prior at the start: the same pi for all latents."""
         return Bernoulli(torch.full((self.n_latents,), self.activity, device=device))
 
-    def chunks(self, n_data: int, coordinates: Tensor | None) -> Chunks:
+    def chunks(self, n_data: int, coordinates: Tensor | None, ranks: Ranks = ALONE) -> Chunks:
         """Draw groups of near data points, by coordinates (N, K), where these share states, else
-        random ones.
+        random ones; of several ranks those of one, so that all chunks together are as large.
         """
         if coordinates is None or not self.shares:
-            return ShuffledChunks(n_data, self.group)
-        return NearChunks(coordinates, self.group, _CHUNK // self.group)
+            return ShuffledChunks(n_data, ranks.part(self.group))
+        return NearChunks(coordinates, self.group, ranks.part(_CHUNK // self.group))
 
     def states(self, n_data: int, generator: torch.Generator) -> Population:
         """Draw the first states: Bernoulli with the probabilities of the prior."""
@@ -146,8 +147,14 @@ class Recipe:
         clock: Clock | None = None,
         optimizer: Adam | None = None,
         first: int = 0,
+        ranks: Ranks = ALONE,
     ) -> Iterator[Epoch]:
-        """Train `model` and `population` in place; yield a record per epoch (`training.fit`)."""
+        """Train `model` and `population` in place; yield a record per epoch (`training.fit`).
+
+        Where data points share states, each of several ranks takes a minibatch of its own for a
+        step: half of one takes 0.8 times as long.
+        """
+        n_minibatches = ranks.size if self.shares else 1
         return fit(
             model,
             population,
@@ -157,13 +164,14 @@ class Recipe:
             search=self.search,
             generator=generator,
             rate=self.rate(),
-            minibatch=self.minibatch,
+            minibatch=self.minibatch * n_minibatches,
             threshold=self.threshold,
             learn_prior_from=self.learn_prior_from,
             closed_form=self.closed_form,
             clock=clock,
             optimizer=optimizer,
             first=first,
+            ranks=ranks,
         )
 
     def select(self, selection: Selection) -> "Recipe":

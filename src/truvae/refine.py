@@ -15,6 +15,7 @@ from torch import Tensor
 
 from truvae.chunks import near_groups
 from truvae.patches import Patches, every, merge, merge_moments
+from truvae.ranks import ALONE, Ranks
 from truvae.training import Posterior
 
 # References lie on every second pixel, in tiles of 8 x 8 that share their candidates.
@@ -44,6 +45,7 @@ def refine(
     n_near: int = 32,
     reach: int = 20,
     spare: float = 0.0,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Restore a picture once more, given a first estimate of it.
 
@@ -64,6 +66,8 @@ def refine(
     spare
         Standard deviation, in units of the picture, that every pixel may have besides the
         covariance of the nearest patches; it keeps priors of fewer patches than entries open.
+    ranks
+        Processes that share the tiles; all get the whole estimate.
 
     Returns
     -------
@@ -85,9 +89,9 @@ def refine(
     posterior_of = _complete if noisy.isfinite().all() else _incomplete
     posteriors = (
         posterior_of(data, pilot, _nearest(pilot, references, near, n_near), sigma**2, spare**2)
-        for references, near in _tiles(pilot.grid, reach, noisy.device)
+        for references, near in ranks.mine(_tiles(pilot.grid, reach, noisy.device))
     )
-    return merge(data, posteriors, _DOUBT * sigma**2)
+    return merge(data, posteriors, _DOUBT * sigma**2, ranks)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from truvae.limits import GB, needed, within
 from truvae.model import Model
 from truvae.patches import Patches
 from truvae.presets import preset as preset_called
+from truvae.ranks import ALONE, Ranks
 from truvae.settings import (
     NOISES,
     SMALLEST_PATCH,
@@ -132,6 +133,7 @@ def denoise(
     on_progress: Callable[[float], None] = lambda progress: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     should_stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
     return_result: bool = False,
 ) -> Array | Result:
     """Remove the noise from one picture, given nothing but the picture.
@@ -194,6 +196,9 @@ def denoise(
     should_stop
         Asked now and then; once it says True, training ends and the best so far is returned. Frames
         of a stack that were not begun stay as they are.
+    ranks
+        Processes that restore the picture together; see `truvae.ranks`. All call this with the same
+        arguments, and get the same.
     return_result
         Return a `Result` instead of the array.
 
@@ -229,23 +234,25 @@ def denoise(
     wishes = _Wishes(noise, sigma, quality, covariance, preset, selection, memory_limit, overrides)
     wishes.check()
     check_choice("stack", stack, STACKS)
-    where, clock = device_called(device), Clock(time_budget, on_progress, should_stop)
+    where = device_called(device)
+    clock = Clock(time_budget, on_progress, should_stop).of(ranks)
     frames, channel_axis = frames_of(image, channel_axis)
     check_frames(frames, together=stack == "shared")
     check_patch_size(patch_size or SMALLEST_PATCH, frames.shape[1:])
     wishes = replace(wishes, n_frames=len(frames))
     options = {**wishes.options(), "stack": stack, "seed": random_state, "device": str(where),
                "time_budget": time_budget is not None}  # fmt: skip
-    saves = _checkpoint(checkpoint, resume, frames, options)
+    saves = _checkpoint(checkpoint, resume, frames, options, ranks)
     parts = [frames] if stack == "shared" else np.split(frames, len(frames))
     results: list[Result] = []
     for index, part in enumerate(parts):
-        if results and should_stop():
+        if results and clock.should_stop():
             results.append(_as_it_is(part, results[0]))
             continue
         time_left = clock.part(index, len(parts))
         states = saves if len(parts) == 1 else saves.part(f"frame-{index + 1}")
-        results.append(_restored(part, wishes, where, random_state, states, time_left, on_epoch))
+        done = _restored(part, wishes, where, random_state, states, time_left, on_epoch, ranks)
+        results.append(done)
     result = _joined(results, np.asarray(image), channel_axis)
     return result if return_result else result.restored
 
@@ -415,17 +422,13 @@ def _restored(
     checkpoint: Checkpoint,
     clock: Clock,
     on_epoch: Callable[[Epoch], None],
+    ranks: Ranks,
 ) -> Result:
     """Restore frames (F, R, C, K) by models that they share; constant channels stay as they are."""
     constant = np.nanmax(frames, (0, 1, 2)) == np.nanmin(frames, (0, 1, 2))
     varying = frames[..., ~constant]
-    noise = wishes.stabilisers(varying)
-    units = Units.of(varying, noise)
-    levels = _noise_levels(units.stabilise(varying), wishes.sigma)
-    if noise is not None:
-        # Stabilised noise is 1, but less where hardly any events are counted, often most of a
-        # picture.
-        levels = np.maximum(levels, 1.0)
+    units, levels = ranks.first(lambda: _estimated(varying, wishes))
+    noise = units.noise
     complete = not np.isnan(varying).any()
     plan = wishes.plan(varying.shape[1:], rms(levels) / rms(units.spread), complete)
     for settings in plan.models:
@@ -435,16 +438,34 @@ def _restored(
     elif complete:
         units = units.balanced(levels)
     told = rms(levels / units.spread)
-    job = Job(varying, plan, units, told, wishes.sigma is not None, device, seed, checkpoint)
+    job = Job(varying, plan, units, told, wishes.sigma is not None, device, seed, checkpoint, ranks)
     return _result(job.run(clock, on_epoch), frames, constant, units)
 
 
+def _estimated(frames: Array, wishes: _Wishes) -> tuple[Units, Array]:
+    """Return the units of frames, which know noise that depends on the signal, and the level of
+    noise of each channel, (K,).
+    """
+    noise = wishes.stabilisers(frames)
+    units = Units.of(frames, noise)
+    levels = _noise_levels(units.stabilise(frames), wishes.sigma)
+    if noise is not None:
+        # Stabilised noise is 1, but less where hardly any events are counted, often most of a
+        # picture.
+        levels = np.maximum(levels, 1.0)
+    return units, levels
+
+
 def _checkpoint(
-    folder: str | PathLike[str] | None, resume: bool, frames: Array, options: dict[str, Any]
+    folder: str | PathLike[str] | None,
+    resume: bool,
+    frames: Array,
+    options: dict[str, Any],
+    ranks: Ranks,
 ) -> Checkpoint:
     """Open the checkpoint that was asked for, of a run that these frames and options determine."""
     if folder is not None:
-        return open_checkpoint(folder, resume, {"input": fingerprint(frames), **options})
+        return open_checkpoint(folder, resume, {"input": fingerprint(frames), **options}, ranks)
     if resume:
         raise InputError("resume goes with a checkpoint: give its folder, or leave resume out")
     return NOTHING

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from truvae import torchrun
 from truvae.console import tell, time_left, with_progress
 from truvae.errors import InputError
 from truvae.experiments import Experiment, damage, dropped, finite, refuse
@@ -48,6 +49,8 @@ def restore_sound_file(
     experiment = _experiment(sound, options)
     notes = [*sound.notes, *experiment.notes("recording")]
     result, warned = _restore(experiment, sound, notes, options, start, should_stop)
+    if torchrun.rank() > 0:
+        return {"input": str(source)}
     late = [*warned, *write_sound(target, replace(sound, data=result.restored))]
     tell(late, options)
     record = _describe(result, sound, options) | _measure(experiment, read_sound(target).data)
@@ -116,9 +119,12 @@ def _restore(
     """Call `truvae.denoise_audio` or `inpaint_audio` with a progress bar; return warnings too."""
     use_threads(options["threads"])
     from truvae import audio
+    from truvae.checks import device_called
+    from truvae.ranks import Ranks
 
     chosen = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
     chosen |= {"sample_rate": sound.sample_rate}
+    chosen |= {"ranks": Ranks.join(device_called(options["device"]))}
     if "drop" in options:  # truvae inpaint
         chosen |= {"denoise": options["denoise"]}
         call = partial(audio.inpaint_audio, experiment.damaged, experiment.missing, **chosen)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from truvae import bits
-from truvae.chunks import Chunks
+from truvae.chunks import Chunks, rows_of
 from truvae.clock import Clock, Pace
 from truvae.model import Model
 from truvae.moments import Statistics
 from truvae.optim import Adam, OneCycle
 from truvae.population import Pool, Population
 from truvae.proposals import Proposal, pool_for
+from truvae.ranks import ALONE, Ranks
 
 # Rows of the decoder's input in the M-step come in multiples of this (see `model._ROWS`).
 _ROWS = 128
@@ -83,6 +84,7 @@ def fit(
     clock: Clock | None = None,
     optimizer: Adam | None = None,
     first: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Epoch]:
     """Train `model` and `population` on `data` in place (Algorithm 1); yield a record per epoch.
 
@@ -118,6 +120,10 @@ def fit(
     first
         Epochs that were done before, with the same model, population, optimizer and generator: the
         training goes on as if it had never stopped.
+    ranks
+        The processes that train the model together. Population, data and chunks are those of this
+        one; the generator is in the same state on all of them. The model is that of rank 0, and
+        the same on all from then on.
 
     Examples
     --------
@@ -135,13 +141,16 @@ def fit(
     if closed_form:
         _check_complete(data)
     optimizer = None if closed_form else optimizer or Adam(model.parameters())
-    clock, rate = clock or Clock(), rate or OneCycle()
-    pace = Pace(len(data))
+    clock, rate = (clock or Clock()).of(ranks), rate or OneCycle()
+    pace, (n_data,) = Pace(len(data)), ranks.sum(len(data))
+    part = ranks.part(minibatch)
+    ranks.broadcast_(model.state().values())
     for index in range(first, epochs):
         start, done, bound, substitutions = time.perf_counter(), 0, 0.0, 0
-        statistics = Statistics(model, closed_form)
-        for chunk in chunks(generator):
-            progress = clock.progress((index + done / len(data)) / epochs, pace.one_pass)
+        statistics, own = Statistics(model, closed_form), ranks.fork(generator)
+        for chunk in ranks.in_step(chunks(own), []):
+            share = (index + done / len(data)) / epochs
+            progress = ranks.most(clock.progress(share, pace.one_pass))
             # The epoch before found that there is time for this one: so only the first may find
             # none, and the progress of the last one is 1.
             promised = index > first and done == 0 and not clock.should_stop()
@@ -149,10 +158,10 @@ def fit(
                 break
             with pace.measure(sum(map(len, chunk))):
                 for rows in chunk:
-                    _, new = e_step(model, population, data, rows, search, generator)
+                    _, new = e_step(model, population, data, rows, search, own)
                     bound += float(population.bound(rows).sum())
                     substitutions += int(new.sum())
-            rows = torch.cat(chunk)
+            rows = rows_of(chunk, own.device)
             if optimizer is not None:
                 optimizer.rate = rate(progress)
             m_step(
@@ -162,23 +171,26 @@ def fit(
                 data,
                 rows,
                 statistics,
-                generator,
-                minibatch=minibatch,
+                own,
+                minibatch=part,
                 threshold=threshold,
+                ranks=ranks,
             )
             done += len(rows)
         if done == 0:
             return
-        progress = clock.progress((index + 1) / epochs, pace.one_pass)
-        if not closed_form or done == len(data):  # a part of the data does not determine a decoder
+        progress = ranks.most(clock.progress((index + 1) / epochs, pace.one_pass))
+        statistics.sum_over(ranks)
+        bound, seen, found = ranks.sum(bound, done, substitutions)
+        if not closed_form or seen == n_data:  # a part of the data does not determine a decoder
             statistics.update(model, prior=progress > learn_prior_from)
         yield Epoch(
             index,
             progress,
-            bound / done,
+            bound / seen,
             model.noise.sigma,
             float(model.prior.pi.sum()),
-            substitutions,
+            int(found),
             time.perf_counter() - start,
         )
         if progress >= 1:
@@ -219,19 +231,23 @@ def m_step(
     *,
     minibatch: int = 64,
     threshold: float = 0.01,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Go once through the data points `rows`, an optimiser step per minibatch (Eq. 9).
 
     Without an optimiser, only gather the statistics.
 
     Only states with a responsibility above `threshold` take part; their responsibilities are
-    computed anew from the current parameters, and held constant in the gradient.
+    computed anew from the current parameters, and held constant in the gradient. With several
+    ranks, `rows` and `minibatch` are those of this one, and a step follows the gradient of all; one
+    without rows left goes along.
     """
     threshold = min(threshold, 0.5 / population.words.shape[1])
     rows = rows[torch.randperm(len(rows), generator=generator, device=generator.device)]
-    parts = [part.split(minibatch) for part in (data[rows], population.words[rows])]
-    massive = (population.responsibilities(rows) > threshold).split(minibatch)
-    for x, words, mask in zip(*parts, massive, strict=True):
+    massive = population.responsibilities(rows) > threshold
+    wholes = data[rows], population.words[rows], massive
+    parts = zip(*(whole.split(minibatch) for whole in wholes), strict=True)
+    for x, words, mask in ranks.in_step([*parts], tuple(whole[:0] for whole in wholes)):
         point, state = mask.nonzero(as_tuple=True)
         z, column = _distinct_states(words[point, state], model)
         with torch.set_grad_enabled(optimizer is not None):
@@ -243,7 +259,8 @@ def m_step(
         expected = (q * log_likelihood).sum()
         if optimizer is not None:
             optimizer.zero_grad()
-            (-expected / x.numel()).backward()
+            (-expected / max(x.numel(), 1)).backward()
+            ranks.mean_gradients_(model.parameters(), x.numel())
             optimizer.step()
         statistics.add(x, z, q, outputs.detach(), expected.detach())
 
