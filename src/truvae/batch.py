@@ -139,6 +139,8 @@ def restore_all(
     with closing(outcomes), _bar(len(left), shown=loud) as bar:  # closing ends the processes
         for task, record in outcomes:
             records.append(record)
+            if not _tells(record, stop):
+                continue
             with bar.external_write_mode():
                 _tell(task, record, several, with_notes=loud)
             bar.update()
@@ -262,6 +264,14 @@ def _restore_there(task: Task, should_stop: Callable[[], bool]) -> Record:
     return _restored(task, start, should_stop, several=True)
 
 
+def _tells(record: Record, stop: StopSignals) -> bool:
+    """Tell whether to tell of a file: rank 0 does, and another one of an error of its own."""
+    if torchrun.rank() > 0 and ("error" not in record or stop.received):
+        return False
+    torchrun.let_first_tell()
+    return True
+
+
 def _bar(n: int, shown: bool) -> Any:
     """Return a bar that shows how many files are done."""
     from tqdm import tqdm
@@ -270,14 +280,10 @@ def _bar(n: int, shown: bool) -> Any:
 
 
 def _tell(task: Task, record: Record, several: bool, with_notes: bool) -> None:
-    """Print the notes, and the result or the error of a file; of several ranks, rank 0 does."""
-    error = record.get("error")
-    if torchrun.rank() > 0:
-        if error is None:
-            return
-        torchrun.let_first_tell()
+    """Print the notes, and the result or the error of a file."""
     for note in record.get("notes", []) if with_notes else []:
         print(f"truvae: note: {task.source}: {note}", file=sys.stderr)
+    error = record.get("error")
     if error is not None:
         of_what = f"{task.source}: " if several and str(task.source) not in error else ""
         print(f"truvae: error: {of_what}{error}", file=sys.stderr)

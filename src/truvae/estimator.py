@@ -211,7 +211,9 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         looking = _SECONDS_PER_VALUE * mine.numel()
         to_look = looking < clock.left() / 2
         training = clock.without(looking if to_look else 0)
-        self._train(recipe, mine, chunks, generator, training, ranks)
+        arguments = (self.model_, self.population_, mine, chunks, generator, training)
+        entries = data.isfinite().double().mean(0).cpu().numpy()
+        self._train(recipe.train(*arguments, ranks=ranks), entries, ranks)
         estimate = self._complete(recipe, mine, chunks, ranks.fork(generator), training)
         if to_look and clock.left() > looking / 2:
             known = ranks.gather(torch.where(mine.isfinite(), mine, estimate), n)
@@ -443,20 +445,12 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         _set_bias(decoder, start)
         return Model(prior, decoder, noise)
 
-    def _train(
-        self,
-        recipe: Recipe,
-        data: Tensor,
-        chunks: Chunks,
-        generator: torch.Generator,
-        clock: Clock,
-        ranks: Ranks,
-    ) -> None:
-        """Train, record each epoch, and call the callbacks."""
+    def _train(self, epochs: Iterable[Epoch], entries: Array, ranks: Ranks) -> None:
+        """Train, record each epoch, and call the callbacks.
+
+        `entries` (D,) is the share of the rows in which each feature is known.
+        """
         self.history_ = []
-        entries = data.isfinite().double().mean(0).cpu().numpy()
-        arguments = (self.model_, self.population_, data, chunks, generator, clock)
-        epochs = recipe.train(*arguments, ranks=ranks)
         for epoch in epochs:
             self.history_.append(self.scaling_.record(epoch, entries, self.model_.noise))
             # All of them see every epoch.

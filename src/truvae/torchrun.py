@@ -1,6 +1,7 @@
 """What torchrun tells a process of its job: environment variables, read without importing torch."""
 
 import os
+import signal
 import time
 
 # Seconds after which torchrun has ended all processes of a job of which one has failed.
@@ -33,6 +34,7 @@ def let_first_tell() -> None:
     others; where that does not happen the mistake is one of this rank alone.
     """
     if rank() > 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(_ENDED)
 
 
