@@ -60,14 +60,14 @@ class Clock:
         self.start = self.watch()
 
     def of(self, ranks: Ranks) -> "Clock":
-        """Return a clock by which all ranks decide alike: it has the time of rank 0, and stops when
-        any of them should.
+        """Return a clock by which all ranks decide alike: it has the time and the budget of rank 0,
+        and stops when any of them should.
         """
         if ranks == self.watch.ranks:
             return self
         return replace(
             self,
-            budget=self._rest(),
+            budget=ranks.first(self._rest),
             should_stop=lambda: ranks.any(self.should_stop()),
             watch=replace(self.watch, ranks=ranks),
         )
