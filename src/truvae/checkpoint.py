@@ -154,9 +154,11 @@ class Training:
     """The states of the data points of this rank."""
     optimizer: Adam
     generator: torch.Generator
-    n_data: int
-    """The number of data points of all ranks."""
     ranks: Ranks = ALONE
+
+    def __post_init__(self) -> None:
+        """Count the data points of all ranks."""
+        self.n_data = int(*self.ranks.sum(len(self.population.words)))
 
     def states(self) -> Population:
         """Return the states of the data points of all ranks."""

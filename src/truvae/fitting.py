@@ -187,7 +187,7 @@ def fit_model(
     model = _untrained(material, sample.patches, settings)
     population = settings.states(len(patches), ranks.fork(generator))
     optimizer = Adam(model.parameters())
-    state = Training(model, population, optimizer, generator, len(sample.patches), ranks)
+    state = Training(model, population, optimizer, generator, ranks)
     saved = checkpoint.load(name) or State({"epochs": []}, {})
     epochs = _go_on(saved, state, clock)
     for epoch in epochs:
