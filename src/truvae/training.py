@@ -177,11 +177,11 @@ def fit(
                 ranks=ranks,
             )
             done += len(rows)
-        if done == 0:
+        bound, seen, found = ranks.sum(bound, done, substitutions)
+        if seen == 0:
             return
         progress = ranks.most(clock.progress((index + 1) / epochs, pace.one_pass))
         statistics.sum_over(ranks)
-        bound, seen, found = ranks.sum(bound, done, substitutions)
         if not closed_form or seen == n_data:  # a part of the data does not determine a decoder
             statistics.update(model, prior=progress > learn_prior_from)
         yield Epoch(
