@@ -21,9 +21,9 @@ _TRAINED, _SCARCE = (1 << 16, 1 << 18), 1 << 14
 # Where a model knows a sample only, the patches that it estimates lie on every second row and
 # column, if further looks follow.
 _STRIDE = 2
-# Further looks at complete pictures. Models, sides of patches and most looks for incomplete ones:
-# there looks matter more than models.
-_LOOKS = 2
+# Further looks at complete pictures, and at those with strong noise. Models, sides of patches and
+# most looks for incomplete ones: there looks matter more than models.
+_LOOKS, _MORE_LOOKS = 2, 3
 _FILLING = {"fast": (1, (6,), 6), "balanced": (1, (6,), 12), "best": (2, (5, 6, 7), 20)}
 QUALITIES = tuple(_EFFORT)
 COVARIANCES = ("auto", "isotropic", "dct")
@@ -154,9 +154,9 @@ def choose(
         runs, sizes, looks = _FILLING[quality]
         sizes = tuple({min(size, *shape): 0 for size in sizes})
         return Plan((isotropic,), runs, sizes, looks, noisy=noisy)
-    sizes = (min(10 if noise > _STRONG else 8, *shape),)
+    size, looks = (10, _MORE_LOOKS) if noise > _STRONG else (8, _LOOKS)
     models = (dct,) if covariance == "dct" or runs == 1 else (isotropic, dct)
-    return Plan(models, runs, sizes, _LOOKS)
+    return Plan(models, runs, (min(size, *shape),), looks)
 
 
 def plan_of(preset: Preset, selection: str | None = None) -> Plan:
