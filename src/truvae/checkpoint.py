@@ -109,11 +109,12 @@ class Checkpoint:
         InputError
             If the file is damaged, or of another run.
         """
-        return None if self.folder is None else self.ranks.first(lambda: self._load(name))
-
-    def _load(self, name: str) -> State | None:
-        if self.folder is None or not (path := self.folder / self._file(name)).exists():
+        if self.folder is None:
             return None
+        path = self.folder / self._file(name)
+        return self.ranks.first(lambda: self._read(name, path) if path.exists() else None)
+
+    def _read(self, name: str, path: Path) -> State:
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -162,8 +163,7 @@ class Training:
 
     def states(self) -> Population:
         """Return the states of the data points of all ranks."""
-        words, log_joint = self.population.words, self.population.log_joint
-        return Population(*(self.ranks.gather(part, self.n_data) for part in (words, log_joint)))
+        return self.population.gather(self.ranks, self.n_data)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all of it, so that any number of ranks can go on from there."""

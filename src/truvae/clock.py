@@ -104,11 +104,7 @@ class Clock:
 
     def before(self, passes: float) -> "Clock":
         """Return a clock for training that so many passes over the data follow."""
-        return replace(
-            self,
-            budget=self._rest(),
-            closing=passes,
-        )
+        return replace(self, budget=self._rest(), closing=passes)
 
     def span(self, first: float, last: float) -> "Clock":
         """Return a clock whose progress from 0 to 1 goes from `first` to `last` of this one."""

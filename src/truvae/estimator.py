@@ -193,8 +193,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         ranks = self.ranks or ALONE
         clock = Clock(self.time_budget, should_stop=self.should_stop or (lambda: False)).of(ranks)
         X = _valid(self, X, reset=True)
-        if len(X) < ranks.size:
-            raise InputError(f"{len(X)} rows are too few for {ranks.size} processes: start fewer")
+        ranks.check_enough(len(X), "rows")
         recipe, device = self._recipe(len(X) // ranks.size), device_called(self.device)
         draw = check_random_state(self.random_state).randint
         self._seed = ranks.first(lambda: int(draw(np.iinfo(np.int32).max)))
@@ -219,8 +218,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             known = ranks.gather(torch.where(mine.isfinite(), mine, estimate), n)
             estimate = self._look(mine, estimate, known, ranks.fork(generator))
         self._references = ranks.gather(estimate, n)  # among which similar rows are looked for
-        words, log_joint = self.population_.words, self.population_.log_joint
-        self.population_ = Population(ranks.gather(words, n), ranks.gather(log_joint, n))
+        self.population_ = self.population_.gather(ranks, n)
         return self
 
     def transform(self, X: npt.ArrayLike) -> Array:

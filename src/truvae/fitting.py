@@ -15,7 +15,6 @@ from torch import Tensor
 from truvae.checkpoint import Checkpoint, State, Training
 from truvae.chunks import Chunks
 from truvae.clock import Clock
-from truvae.errors import InputError
 from truvae.fill import nearest_known
 from truvae.model import Model
 from truvae.noise import DiagonalGaussian, Gaussian
@@ -152,8 +151,7 @@ class _Sample:
         if ranks.size == 1:
             return self.patches, coordinates
         n = len(self.patches)
-        if n < ranks.size:
-            raise InputError(f"{n} patches are too few for {ranks.size} processes: start fewer")
+        ranks.check_enough(n, "patches")
         own = ranks.share(n)
         some = self.patches.some(torch.arange(n, device=self.patches.device)[own])
         return some, None if coordinates is None else coordinates[own]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from truvae import bits
 from truvae.model import Model
+from truvae.ranks import Ranks
 
 # Numbers that the decoder puts out at a time, so that they stay in the cache.
 _BLOCK = 1 << 20
@@ -65,6 +66,10 @@ class Population:
             words = bits.random((n_data, n_states), n_latents, probability, generator)
             _make_distinct(words, n_latents, generator)
         return cls(words, torch.zeros(n_data, n_states, device=words.device))
+
+    def gather(self, ranks: Ranks, n_data: int) -> "Population":
+        """Put the states of the points of all ranks, `n_data` in all, together."""
+        return Population(*(ranks.gather(part, n_data) for part in (self.words, self.log_joint)))
 
     def responsibilities(self, rows: Tensor) -> Tensor:
         """Return q_n(z) of Eq. 4 for the states of the data points `rows`: (B, S)."""

@@ -83,6 +83,11 @@ class Ranks:
         """Return which of n items are those of this rank, a contiguous range."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
+    def check_enough(self, n: int, what: str) -> None:
+        """Raise an `InputError` if n data points are too few for each rank to have one."""
+        if n < self.size:
+            raise InputError(f"{n} {what} are too few for {self.size} processes: start fewer")
+
     def part(self, n: int) -> int:
         """Return how many of n items this rank takes; each takes one at least."""
         return max(len(range(n)[self.share(n)]), 1)

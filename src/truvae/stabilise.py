@@ -258,8 +258,8 @@ def _groups(picture: Array) -> tuple[int, Iterator[Array]]:
 def _smooth_noise(patches: Array) -> tuple[Array, float]:
     """Return the smoothest of patches (n, P, P), and the variance of white noise in them.
 
-    The rule is that of `truvae.patches.noise_level`, on cosines instead of principal axes: the
-    largest variances are left out until the mean of the rest is no more than their median.
+    The rule is that of `truvae.levels` for principal axes, on cosines: the largest
+    variances are left out until the mean of the rest is no more than their median.
     """
     from scipy.fft import dctn
 
