@@ -13,14 +13,23 @@ from truvae.plots import fields  # noqa: E402
 Line = tuple[list[float], list[float]]
 
 
-def curves(path: Path, lines: dict[str, Line], x: str, y: str, level: float | None = None) -> None:
-    """Draw named lines, and a dashed level."""
+def curves(
+    path: Path,
+    lines: dict[str, Line],
+    x: str,
+    y: str,
+    level: float | None = None,
+    log: bool = False,
+) -> None:
+    """Draw named lines, and a dashed level; over logarithmic axes if so told."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for name, (places, values) in lines.items():
         axes.plot(places, values, label=name, marker="o" if len(places) == 1 else None)
     if level is not None:
         axes.axhline(level, color="black", linestyle="--")
     axes.set(xlabel=x, ylabel=y)
+    if log:
+        axes.set(xscale="log", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
