@@ -14,10 +14,9 @@ from benchmarks.plots import curves
 from benchmarks.report import OUT, publish, table
 from benchmarks.series import Record, seeds, series
 from benchmarks.series import add_arguments as add_series
-from truvae import Evolution, Population, preset
+from truvae import Evolution, preset
 from truvae.chunks import ShuffledChunks
 from truvae.proposals import fitness
-from truvae.recipes import Recipe
 
 # What is varied beside N, around H = 200, 100 hidden units, S = 64, patches of 12 x 12 pixels and
 # the least N.
@@ -91,18 +90,10 @@ def train(
         search=(Evolution(5, 4, 1, fitness),), epochs=1 + epochs, sigma2=None,
     )  # fmt: skip
     model = untrained(recipe, x.shape[1], float(x.var()), g)
-    population = states(recipe, len(x), g)
+    population = recipe.states(len(x), g)
     chunks = ShuffledChunks(len(x), recipe.group)
     done = list(recipe.train(model, population, x, chunks, g))
     return {
         "seconds_per_epoch": statistics.median(epoch.seconds for epoch in done[1:]),
         "active": done[-1].active_latents,
     }
-
-
-def states(recipe: Recipe, n_data: int, g: torch.Generator) -> Population:
-    """Draw the first states in blocks: of a million points at once they take many times the memory
-    that they fill.
-    """
-    blocks = [recipe.states(len(rows), g) for rows in torch.arange(n_data).split(1 << 14)]
-    return Population(*map(torch.cat, zip(*((b.words, b.log_joint) for b in blocks), strict=True)))

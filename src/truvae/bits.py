@@ -189,10 +189,10 @@ def random(
     """
     size = (*shape, n_words(n_latents))
     words = torch.zeros(size, dtype=torch.int64, device=generator.device)
-    fair = torch.empty_like(words)
     for digit in _binary_digits(probability, 16)[::-1]:
-        fair.random_(-(1 << 63), None, generator=generator)
-        words = words | fair if digit else words & fair
+        for part in words.split(1 << 9):  # so that little memory is needed beside the codes
+            fair = torch.empty_like(part).random_(-(1 << 63), None, generator=generator)
+            part.bitwise_or_(fair) if digit else part.bitwise_and_(fair)
     spare = -n_latents % WORD_BITS
     words[..., -1] &= (1 << (WORD_BITS - spare)) - 1 if spare else -1
     return words

@@ -22,6 +22,8 @@ _COSTLY = 1 << 16
 _TOGETHER = 8
 # An odd number with well spread bits: 2^64 over the golden ratio.
 _MIX = 0x9E3779B97F4A7C15 - (1 << 64)
+# Data points whose first states are made distinct together.
+_BLOCK = 1 << 9
 
 
 @dataclass
@@ -307,11 +309,14 @@ def _make_distinct(words: Tensor, n_latents: int, generator: torch.Generator) ->
     """Flip random bits of repeated states until all states (N, S, W) of a point are distinct."""
     rows = torch.arange(len(words), device=words.device)
     while len(rows):
-        again = _repeated(words[rows])
+        # In blocks: the keys of long codes take many times the memory of the codes.
+        again = torch.cat([_repeated(words[part]) for part in rows.split(_BLOCK)])
         rows, again = rows[again.any(1)], again[again.any(1)]
         bit = torch.randint(n_latents, again.shape, generator=generator, device=words.device)
-        changed = bits.flip(words[rows], bit)
-        words[rows] = torch.where(again[..., None], changed, words[rows])
+        parts = (whole.split(_BLOCK) for whole in (rows, again, bit))
+        for part, repeated, places in zip(*parts, strict=True):
+            changed = bits.flip(words[part], places)
+            words[part] = torch.where(repeated[..., None], changed, words[part])
 
 
 def _repeated(words: Tensor) -> Tensor:
