@@ -88,7 +88,6 @@ def draw(records: list[Record], ours: list[Record]) -> None:
 
 def defaults(sigma: int, seed: int, *, options: argparse.Namespace) -> Record:
     """Run the public command with its defaults."""
-    options.device = "auto"
     done = denoise.ours(options, "house", sigma, seed, "balanced")
     return {"told": done["sigma"], **{k: done[k] for k in ("psnr", "epochs", "active_latents")}}
 

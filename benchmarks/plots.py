@@ -36,6 +36,18 @@ def curves(
     plt.close(figure)
 
 
+def points(path: Path, places: dict[str, tuple[float, float]], x: str, y: str) -> None:
+    """Draw named points over a logarithmic axis."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, place in places.items():
+        axes.plot(*place, marker="o", linestyle="", label=name)
+    axes.set(xlabel=x, ylabel=y, xscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def boxes(path: Path, groups: dict[str, list[float]], y: str) -> None:
     """Draw a box for each group of values."""
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
