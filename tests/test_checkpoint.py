@@ -34,6 +34,7 @@ from truvae import (
     fitting,
     inpaint,
     job,
+    looks,
 )
 from truvae.checkpoint import Checkpoint, Training, open_checkpoint
 from truvae.clock import Clock, Stopwatch
@@ -72,6 +73,7 @@ def runs():
         ("auto", denoise, noisy, {}),
         ("isotropic", denoise, noisy, {"covariance": "isotropic"}),
         ("dct", denoise, noisy, {"covariance": "dct"}),
+        ("best", denoise, noisy, {"quality": "best"}),
         ("given sigma", denoise, noisy, {"sigma": 20.0}),
         ("own pools", denoise, noisy, preset),
         ("colour", denoise, colour, {"channel_axis": -1}),
@@ -88,7 +90,7 @@ def facts(result):
     """Return all that is told of a restoration but the time it took."""
     epochs = [(e.index, e.progress, e.elbo, e.sigma, e.substitutions) for e in result.history]
     names = ["sigma", "sigma_source", "elbo", "held_out_rmse", "covariances", "trust_in_dct",
-             "looks", "epochs"]  # fmt: skip
+             "looks", "look_sizes", "epochs"]  # fmt: skip
     weights = [weight.tolist() for weight in result.model.parameters()]
     return [result.restored.tobytes(), epochs, weights, *(getattr(result, n) for n in names)]
 
@@ -111,7 +113,7 @@ def test_saving_changes_nothing_and_what_is_finished_is_not_done_again(
     whole = restore()
     assert facts(restore(checkpoint=folder)) == facts(whole)
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    for module, name in [(fitting, "posterior"), (job, "refine"), (job, "settle")]:
+    for module, name in [(fitting, "posterior"), (looks, "refine"), (job, "settle")]:
         monkeypatch.delattr(module, name)
     told = []
     assert facts(restore(checkpoint=folder, resume=True, on_epoch=told.append)) == facts(whole)

@@ -304,6 +304,7 @@ def _describe(result: "Result", options: Mapping[str, Any]) -> dict[str, Any]:
     noise = result.noise
     return described("picture", result, options) | {
         "trust_in_dct": result.trust_in_dct,
+        "look_sizes": result.look_sizes,
         "frames": result.frames,
         "n_trained": result.n_trained,
         "noise": "gaussian" if noise is None else "poisson-gaussian",

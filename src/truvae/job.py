@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +15,12 @@ from truvae.clock import Clock
 from truvae.fill import Filled, Hidden, settle
 from truvae.fitting import Material, Run, fit_model
 from truvae.holes import deep, fill_holes, widest
+from truvae.looks import Looks, best_course, count, split
 from truvae.model import Model
 from truvae.noise import Gaussian
 from truvae.patches import Patches
 from truvae.ranks import ALONE, Ranks
-from truvae.refine import refine
-from truvae.settings import Plan, Settings, trust_in_dct
+from truvae.settings import Course, Plan, Settings, trust_in_dct
 from truvae.training import Epoch
 from truvae.units import Units, rms
 
@@ -33,6 +33,8 @@ _SECONDS_PER_VALUE = 4e-5
 _FEW, _NOISY = 0.2, 0.1
 # Share of the fitting in the progress, half of it where looks take the most time.
 _FITTING = 0.9
+# Share of the epochs, and of the looking in the progress, of the model that tries courses of looks.
+_TRIAL_EPOCHS, _TRIAL = 0.5, 0.8
 # Side of the patches that fill holes.
 _HOLE_PATCH = 8
 
@@ -53,6 +55,7 @@ class Done:
     covariances: list[str]
     trust_in_dct: float
     looks: int
+    look_sizes: Course
     held_out_rmse: float | None
     """In standardised units."""
     epochs: int
@@ -68,6 +71,7 @@ class _Final(NamedTuple):
     sigma: float
     source: str
     looks: int
+    sizes: Course
     rmse: float | None
 
 
@@ -126,14 +130,14 @@ class Job:
 
     def run(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Done:
         """Fit the models, combine their estimates, and look again."""
-        fitting = _FITTING if self.complete else _FITTING / 2
-        looking = self.plan.looks * _SECONDS_PER_VALUE * self.images.numel()
+        fitting = _FITTING if self.complete and not self._several_courses() else _FITTING / 2
+        n_looks = self.plan.looks or count(self.plan.courses)
+        looking = n_looks * _SECONDS_PER_VALUE * self.images.numel()
         looking = min(looking, clock.left() * (1 - fitting))
         runs = self._fit_all(clock.without(looking).span(0, fitting), on_epoch)
-        clock = clock.span(fitting, 1)
         estimate, trust = self._combine(runs)
-        main = next(run for run in runs if trust <= 0.5 or run.settings.covariance == "dct")
-        final = self._finish(estimate, runs, clock)
+        final = self._finish(estimate, runs, clock.span(fitting, 1))
+        main = self._main(runs)
         clock.on_progress(1)
         return Done(
             restored=self.units.restore(self._without_holes(final.estimate)),
@@ -146,6 +150,7 @@ class Job:
             covariances=[run.settings.covariance for run in runs],
             trust_in_dct=trust,
             looks=final.looks,
+            look_sizes=final.sizes,
             held_out_rmse=final.rmse,
             epochs=main.epochs,
             n_data=len(Patches(self.images, main.settings.patch_size)),
@@ -158,7 +163,7 @@ class Job:
         runs: list[Run] = []
         while len(runs) < self.plan.runs and not (runs and clock.left() < runs[-1].seconds / 2):
             settings = self.plan.models[-1 if self._trust(runs) > 0 else 0]
-            n_runs = (self.plan.noisy or self.plan).runs  # as many as there may be
+            n_runs = (self.plan.noisy or self.plan).runs + self._several_courses()  # at most
             name, part = f"model-{len(runs) + 1}", clock.part(len(runs), n_runs)
             run = self._fit(settings, part, on_epoch, name)
             if runs and clock.should_stop():
@@ -184,6 +189,10 @@ class Job:
         self.plan, self.complete = self.plan.noisy, True
         whole = _filled(self.material.seen, estimate)
         self.material = Material(whole, noise, self.known, self.material.generator, self.ranks)
+
+    def _several_courses(self) -> bool:
+        """Say whether there may be a choice of looks to take."""
+        return len((self.plan.noisy or self.plan).courses) > 1
 
     def _fit(
         self, settings: Settings, clock: Clock, on_epoch: Callable[[Epoch], None], name: str
@@ -215,12 +224,19 @@ class Job:
             return mean("dct" if trust else "isotropic"), trust
         return torch.lerp(mean("isotropic"), mean("dct"), trust), trust
 
+    def _main(self, runs: Sequence[Run]) -> Run:
+        """Return the first model of the kind that counts most."""
+        _, trust = self._combine(runs)
+        return next(run for run in runs if trust <= 0.5 or run.settings.covariance == "dct")
+
     def _finish(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:
         """Look again, unless the last estimate is in the checkpoint; then put it there."""
         saved = self.checkpoint.load("final")
         if saved is not None:
             clock.watch.forward(saved.values.pop("seconds"))
-            return _Final(saved.tensors["estimate"].to(self.images.device), **saved.values)
+            sizes = tuple(map(tuple, saved.values.pop("sizes")))
+            estimate = saved.tensors["estimate"].to(self.images.device)
+            return _Final(estimate, sizes=sizes, **saved.values)
         looked = self._look_again if self.complete else self._fill
         final = looked(estimates, runs, clock)
         if not clock.should_stop():
@@ -230,17 +246,46 @@ class Job:
         return final
 
     def _look_again(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:
-        """Refine the estimates as often as planned, and as the time allows."""
-        sigma, source = self._published(runs)
-        looks, rmse = 0, self._error(estimates)
-        while looks < self.plan.looks and clock.left() > 0 and not clock.should_stop():
-            clock.on_progress(looks / self.plan.looks)
-            pairs = zip(_filled(self.images, estimates), estimates, strict=True)
-            size, noise = self.plan.sizes[0], self.material.noise
-            looked = [refine(*pair, noise, size, ranks=self.ranks) for pair in pairs]
-            estimates = torch.stack(looked)
-            looks += 1
-        return _Final(estimates, sigma, source, looks, rmse)
+        """Refine the estimates as planned, and as the time allows."""
+        course, share = self.plan.courses[0], 0.0
+        if len(self.plan.courses) > 1:
+            share = _TRIAL
+            course = self._best_course(self._main(runs), clock.span(0, share))
+        images = _filled(self.images, estimates)
+        going_on = self._go_on(clock.span(share, 1), count([course]))
+        looks = Looks(images, estimates, self.material.noise, going_on, self.ranks)
+        restored, error = looks.along(course), self._error(estimates)
+        taken = tuple(dict.fromkeys(sizes[: looks.depth] for sizes in course))
+        return _Final(restored, *self._published(runs), looks.depth, taken, error)
+
+    def _best_course(self, main: Run, clock: Clock) -> Course:
+        """Find which looks suit the frames by a model of them with more noise."""
+        courses, noise, material = self.plan.courses, self.material.noise, self.material
+        if clock.should_stop() or clock.left() < main.seconds * _TRIAL_EPOCHS / 2:
+            return courses[0]
+        noisier, judge, sigma = split(material.seen, noise, material.generator)
+        epochs = max(1, round(_TRIAL_EPOCHS * main.settings.epochs))
+        run = fit_model(
+            Material(noisier, sigma, self.known, material.generator, self.ranks),
+            replace(main.settings, epochs=epochs),
+            clock.span(0, _FITTING),
+            lambda epoch: None,
+            self.checkpoint,
+            "trial",
+        )
+        going_on = self._go_on(clock.span(_FITTING, 1), count(courses))
+        looks = Looks(noisier, run.merged.to(noisier), sigma, going_on, self.ranks)
+        course = best_course(looks, courses, judge, self.images.isfinite())
+        return courses[0] if clock.should_stop() else course
+
+    def _go_on(self, clock: Clock, n_looks: int) -> Callable[[int], bool]:
+        """Return what tells the progress before each look, and whether to take it."""
+
+        def go_on(taken: int) -> bool:
+            clock.on_progress(taken / n_looks)
+            return clock.left() > 0 and not clock.should_stop()
+
+        return go_on
 
     def _error(self, estimates: Tensor) -> float | None:
         """Return the rms error of estimates at the hidden pixels of all frames."""
@@ -269,17 +314,14 @@ class Job:
             judged = "estimated" if rmse is None else "held-out"
             sigma, source = (settled, judged) if settled < sigma else (sigma, source)
         final = torch.stack([frame.estimate for frame in done])
-        return _Final(final, sigma, source, done[0].looks, rmse)
+        sizes = (done[0].size,) * done[0].looks
+        return _Final(final, sigma, source, done[0].looks, (sizes,), rmse)
 
     def _settle(
         self, image: Tensor, estimate: Tensor, hidden: Hidden, learned: float, clock: Clock
     ) -> Filled:
         """Look again at one frame."""
         estimated = self.material.noise if self.known else min(learned, self.material.noise)
-
-        def go_on(looks: int) -> bool:
-            clock.on_progress(looks / self.plan.looks)
-            return clock.left() > 0 and not clock.should_stop()
 
         return settle(
             image,
@@ -289,7 +331,7 @@ class Job:
             known=self.known,
             sizes=self.plan.sizes,
             looks=self.plan.looks,
-            go_on=go_on,
+            go_on=self._go_on(clock, self.plan.looks),
             ranks=self.ranks,
         )
 

@@ -27,6 +27,7 @@ from truvae.settings import (
     NOISES,
     SMALLEST_PATCH,
     STACKS,
+    Course,
     Plan,
     Settings,
     check_choice,
@@ -89,6 +90,9 @@ class Result:
     """Share in [0, 1] of the models of kind "dct" in the first estimate."""
     looks: int
     """How often the picture was looked at again (`refine`)."""
+    look_sizes: Course
+    """Sides in pixels of the patches of each look; where there are several rows of looks, their
+    last estimates were averaged."""
     epochs: int
     """Passes through all patches in the training of `model`."""
     n_data: int
@@ -494,6 +498,7 @@ def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:
         covariances=done.covariances,
         trust_in_dct=done.trust_in_dct,
         looks=done.looks,
+        look_sizes=done.look_sizes,
         epochs=done.epochs,
         n_data=done.n_data,
         n_trained=done.n_trained,

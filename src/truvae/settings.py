@@ -14,7 +14,8 @@ SMALLEST_PATCH = 7
 # Noise over the standard deviation of the noisy picture, below and above which other settings hold.
 _WEAK, _STRONG = 0.43, 0.6
 # Models in all, and epochs of an "isotropic" and a "dct" one for a picture of 256 x 256 pixels.
-_EFFORT = {"fast": (1, 5, 6), "balanced": (2, 8, 12), "best": (4, 10, 16)}
+# Averages of more than two models gain nothing.
+_EFFORT = {"fast": (1, 5, 6), "balanced": (2, 8, 12), "best": (2, 16, 24)}
 # Patches to train on: all up to the first number, of more the geometric mean of their number and
 # `_SCARCE`, up to the second number. Of 512 x 512 pixels all are worth less than 0.05 dB more.
 _TRAINED, _SCARCE = (1 << 16, 1 << 18), 1 << 14
@@ -24,8 +25,13 @@ _STRIDE = 2
 # Further looks at complete pictures, and at those with strong noise. Models, sides of patches and
 # most looks for incomplete ones: there looks matter more than models.
 _LOOKS, _MORE_LOOKS = 2, 3
+# By how much the patches of the last look are smaller or larger than those before it.
+_BESIDE = 2
 _FILLING = {"fast": (1, (6,), 6), "balanced": (1, (6,), 12), "best": (2, (5, 6, 7), 20)}
 QUALITIES = tuple(_EFFORT)
+Course = tuple[tuple[int, ...], ...]
+"""Sides in pixels of the patches of one look after the other; where there are several such rows of
+looks, their estimates are averaged."""
 COVARIANCES = ("auto", "isotropic", "dct")
 NOISES = ("auto", "gaussian", "poisson-gaussian")
 STACKS = ("frames", "shared")
@@ -84,10 +90,14 @@ class Plan:
     what it learns tells whether the second one, "dct", or again the first serves the picture."""
     runs: int
     """How many models are fitted in all."""
+    courses: tuple[Course, ...] = (((),),)
+    """Ways to look again at complete pictures; which one is best is tried out (`looks.best_course`)
+    if there are several."""
     sizes: tuple[int, ...] = ()
-    """Sides in pixels of the patches of further looks; of several, hidden pixels choose one."""
+    """Sides in pixels of the patches of further looks at incomplete ones; of several, hidden pixels
+    choose one."""
     looks: int = 0
-    """How many further looks to take, if pixels are missing at most."""
+    """How many further looks to take at most, if pixels are missing."""
     scale: float | None = None
     """What values are divided by; None to standardise the picture."""
     noisy: "Plan | None" = None
@@ -142,8 +152,6 @@ def choose(
             "covariance dct needs a picture without missing pixels: choose auto or isotropic"
         )
     runs, epochs, dct_epochs = _EFFORT[quality]
-    # Averages of more than two models gain little: large pictures do without.
-    runs = min(runs, max(2, round(runs * 256 / math.sqrt(math.prod(shape)))))
     whole, shape = shape, shape[:2]
     isotropic, dct = _isotropic(shape, noise, epochs), _dct(shape, noise, dct_epochs)
     if covariance == "isotropic":
@@ -153,10 +161,11 @@ def choose(
         noisy = choose(whole, noise, quality, covariance) if runs > 1 else None
         runs, sizes, looks = _FILLING[quality]
         sizes = tuple({min(size, *shape): 0 for size in sizes})
-        return Plan((isotropic,), runs, sizes, looks, noisy=noisy)
-    size, looks = (10, _MORE_LOOKS) if noise > _STRONG else (8, _LOOKS)
+        return Plan((isotropic,), runs, sizes=sizes, looks=looks, noisy=noisy)
     models = (dct,) if covariance == "dct" or runs == 1 else (isotropic, dct)
-    return Plan(models, runs, (min(size, *shape),), looks)
+    size, looks = (10, _MORE_LOOKS) if noise > _STRONG else (8, _LOOKS)
+    courses = _courses(size, looks, min(shape))
+    return Plan(models, runs, courses if quality == "best" else courses[:1])
 
 
 def plan_of(preset: Preset, selection: str | None = None) -> Plan:
@@ -233,6 +242,21 @@ def trust_in_dct(learned: float, estimate: float) -> float:
     return min(max(((learned / estimate) ** 2 - 1) / _UNEXPLAINED, 0.0), 1.0)
 
 
+def _courses(size: int, looks: int, most: int) -> tuple[Course, ...]:
+    """Return ways to look so often, or once more, the one that suits most pictures first.
+
+    Small patches suit fine lines, large ones repeated texture, and an average of both loses little
+    on either.
+    """
+    smaller, same, larger = (min(size + more, most) for more in (-_BESIDE, 0, _BESIDE))
+    last = ((smaller, larger), (same,), (smaller,), (larger,))
+    return tuple(
+        tuple((*[same] * before, side) for side in sides)
+        for before in (looks - 1, looks)
+        for sides in last
+    )
+
+
 def _isotropic(shape: tuple[int, ...], noise: float, epochs: int) -> Settings:
     strong = noise > _STRONG
     size = min(12 if strong else SMALLEST_PATCH if noise < _WEAK else 8, *shape)
@@ -298,6 +322,7 @@ __all__ = [
     "QUALITIES",
     "SMALLEST_PATCH",
     "STACKS",
+    "Course",
     "Plan",
     "Settings",
     "check_choice",

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_restore import noisy_scene
+
+import truvae
+from truvae import looks
+from truvae.looks import Looks, best_course, count, split
+from truvae.refine import refine
+
+
+def pictures(seed=0, side=24):
+    g = torch.Generator().manual_seed(seed)
+    clean = torch.arange(side * 1.0).div(side // 2).floor().expand(1, side, side)[..., None]
+    return clean, clean + 0.4 * torch.randn(clean.shape, generator=g), g
+
+
+def smoothed(images):
+    pool = torch.nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+    return pool(images[..., 0])[..., None]
+
+
+def test_a_course_is_one_look_after_the_other_and_the_mean_of_its_rows():
+    _, noisy, _ = pictures()
+    first = smoothed(noisy)
+    after = refine(noisy[0], first[0], 0.4, 5)
+    ends = [refine(noisy[0], after, 0.4, size) for size in (4, 6)]
+    found = Looks(noisy, first, 0.4).along(((5, 4), (5, 6)))
+    torch.testing.assert_close(found[0], torch.stack(ends).mean(0))
+
+
+def test_no_look_is_taken_twice(monkeypatch):
+    _, noisy, _ = pictures()
+    sizes = []
+
+    def told(*args, **options):
+        sizes.append(args[3])
+        return refine(*args, **options)
+
+    monkeypatch.setattr(looks, "refine", told)
+    taken = Looks(noisy, smoothed(noisy), 0.4)
+    courses = [((5, 4), (5, 6)), ((5, 5),), ((5, 5, 4),), ((5, 4),)]
+    for course in courses:
+        taken.along(course)
+    assert sizes == [5, 4, 6, 5, 4] and taken.taken == 5 == count(courses) and taken.depth == 3
+
+
+@given(st.integers(0, 4))
+def test_where_looking_ends_the_last_estimate_stands(n):
+    _, noisy, _ = pictures(side=12)
+    some = Looks(noisy, smoothed(noisy), 0.4, go_on=lambda taken: taken < n)
+    found = some.along(((4,) * 3,))
+    assert some.taken == some.depth == min(n, 3)
+    known = Looks(noisy, smoothed(noisy), 0.4).along(((4,) * min(n, 3),))
+    torch.testing.assert_close(found, known)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 999), st.floats(0.1, 10.0))
+def test_the_two_pictures_hold_what_one_held_and_their_noise_is_independent(seed, sigma):
+    g = torch.Generator().manual_seed(seed)
+    noise = sigma * torch.randn(1, 100, 100, 1, generator=g, dtype=torch.float64)
+    first, second, level = split(noise, sigma, g)
+    share = sigma**2 / level**2  # each counts by its precision
+    torch.testing.assert_close(share * first + (1 - share) * second, noise)
+    assert float(first.std()) == pytest.approx(level, rel=0.04)
+    assert float((first * second).mean()) == pytest.approx(0, abs=0.15 * sigma**2)
+
+
+def test_the_judge_chooses_as_the_clean_picture_would():
+    clean, noisy, g = pictures(side=48)
+    first, second, sigma = split(noisy, 0.4, g)
+    some = Looks(first, smoothed(first), sigma)
+    courses = [((),), ((6,),), ((6, 6),), ((3,),)]
+    errors = [float((some.along(course) - clean).square().mean()) for course in courses]
+    everywhere = torch.ones_like(clean, dtype=torch.bool)
+    chosen = best_course(some, courses, second, everywhere)
+    assert chosen == courses[int(np.argmin(errors))]
+
+
+def test_the_best_quality_tries_its_looks_and_tells_which_it_took():
+    clean, noisy = noisy_scene()
+    options = {"n_latents": 16, "hidden": [16], "n_states": 8, "epochs": 6}
+    result = truvae.denoise(noisy, quality="best", return_result=True, **options)
+    assert result.looks in (2, 3)
+    assert {len(sizes) for sizes in result.look_sizes} == {result.looks}
+    assert np.square(result.restored - clean).mean() < np.square(noisy - clean).mean() / 4
+    assert {epoch.index for epoch in result.history} == {*range(6)}  # not those of the trial
