@@ -283,6 +283,15 @@ def test_options_of_pictures_are_refused(tmp_path, capsys, option):
     assert status == 2 and f"{option[0]} is for pictures" in capsys.readouterr().err
 
 
+def test_a_recording_is_not_written_over_itself(tmp_path, capsys):
+    source, link = tmp_path / "a.wav", tmp_path / "b.wav"
+    write_sound(source, Sound(tones(500)[:, None], RATE))
+    link.symlink_to(source)
+    before = source.read_bytes()
+    assert app(["denoise", str(source), "-o", str(link)], standalone_mode=False) == 2
+    assert f"{link} is the input" in capsys.readouterr().err and source.read_bytes() == before
+
+
 def test_no_model_is_saved_where_none_is_trained(tmp_path, capsys, monkeypatch):
     source = tmp_path / "a.wav"
     write_sound(source, Sound(tones(500)[:, None], RATE))

@@ -3,13 +3,16 @@
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from truvae.training import Epoch
 
+# Options that are handed to the restorations of pictures and recordings as they are.
+_IN_COMMON = ("quality", "covariance", "preset", "selection", "sigma", "patch_size", "n_latents",
+              "hidden", "n_states", "epochs", "device")  # fmt: skip
 # Seconds of a time budget that go to starting the interpreter, measuring and writing the result,
 # and to drawing a report.
 _OVERHEAD, _REPORT_OVERHEAD = 1.5, 3.0
@@ -67,10 +70,11 @@ def with_progress(
     restore: Callable[..., Any],
     notes: list[str],
     options: Mapping[str, Any],
-    left: float | None,
+    start: float,
     should_stop: Callable[[], bool],
 ) -> tuple[Any, list[str]]:
-    """Call a restoration with a progress bar; return its result, and its warnings as lines.
+    """Call a restoration with a progress bar, by all ranks of the job; return its result, and its
+    warnings as lines.
 
     Parameters
     ----------
@@ -78,15 +82,21 @@ def with_progress(
         Takes the options that pictures and sounds have in common, by name.
     notes, options
         What is to be told, and the options of the command line.
-    left
-        Seconds that it may take; None for any.
+    start
+        When the work began, by `time.perf_counter`.
     should_stop
         Asked now and then.
     """
+    from truvae.checks import device_called
+    from truvae.ranks import Ranks
+
+    ranks = Ranks.join(device_called(options["device"]))
     with progress_bar(notes, options) as (on_progress, on_epoch), caught() as messages:
         result = restore(
-            time_budget=left,
+            **given(options, _IN_COMMON),
+            time_budget=_time_left(options, start),
             random_state=options["seed"],
+            ranks=ranks,
             on_progress=on_progress,
             on_epoch=on_epoch,
             should_stop=should_stop,
@@ -95,12 +105,17 @@ def with_progress(
     return result, messages
 
 
-def time_left(options: Mapping[str, Any], start: float, report: bool = False) -> float | None:
+def given(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return those options of the command line that were given, out of some."""
+    return {name: options[name] for name in names if options.get(name) is not None}
+
+
+def _time_left(options: Mapping[str, Any], start: float) -> float | None:
     """Return the seconds of the time budget that a restoration may take; None for any."""
     budget: float | None = options["time_budget"]
     if budget is None:
         return None
-    overhead = _OVERHEAD + _REPORT_OVERHEAD * report
+    overhead = _OVERHEAD + _REPORT_OVERHEAD * bool(options["report"])
     return max(budget - overhead - (time.perf_counter() - start), 1e-3)
 
 
@@ -125,4 +140,4 @@ def _peak_memory_mb() -> float | None:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-__all__ = ["caught", "cost", "progress_bar", "tell", "time_left", "with_progress"]
+__all__ = ["caught", "cost", "given", "progress_bar", "tell", "with_progress"]

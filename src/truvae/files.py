@@ -11,10 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from truvae import torchrun
-from truvae.console import tell, time_left, with_progress
+from truvae.console import given, tell, with_progress
 from truvae.errors import InputError
 from truvae.experiments import Experiment, damage, dropped, finite, refuse
-from truvae.io import Picture, check_output, read_picture, read_plane, to_dtype, write_picture
+from truvae.io import (
+    Picture,
+    check_apart,
+    check_output,
+    read_picture,
+    read_plane,
+    to_dtype,
+    write_picture,
+)
 from truvae.io_audio import is_sound
 from truvae.records import concluded, described, failure, save
 from truvae.threads import use_threads
@@ -26,25 +34,8 @@ Array = npt.NDArray[Any]
 
 # Values of a picture from which on it is told beforehand how much memory its restoration takes.
 _LARGE = 1 << 20
-# Options that are handed to `truvae.denoise` and `truvae.inpaint` as they are.
-_PASSED_ON = (
-    "quality",
-    "noise",
-    "stack",
-    "covariance",
-    "preset",
-    "selection",
-    "sigma",
-    "patch_size",
-    "n_latents",
-    "hidden",
-    "n_states",
-    "epochs",
-    "memory_limit",
-    "device",
-    "checkpoint",
-    "resume",
-)
+# Options that are handed to `truvae.denoise` and `truvae.inpaint` beside those in common.
+_PASSED_ON = ("noise", "stack", "memory_limit", "checkpoint", "resume")
 # Options that say nothing of a picture, and what they are if they were not given.
 _OF_SOUND = {"channels": "joint", "repair": None}
 
@@ -65,8 +56,7 @@ class _Work:
         refuse(options, _OF_SOUND, "recordings", "picture")
         picture = read_picture(source)
         check_output(target, picture)
-        if target.exists() and target.samefile(source):
-            raise InputError(f"{target} is the input: give another output file")
+        check_apart(source, target)
         return _Work(source, target, options, picture, _experiment(picture, options))
 
     @property
@@ -261,14 +251,14 @@ def _spread(unknown: Array, picture: Picture) -> Array:
     return np.broadcast_to(unknown[..., None] if whole else unknown, picture.data.shape)
 
 
-def _memory(picture: Array, channels: bool, chosen: Mapping[str, Any]) -> list[str]:
+def _memory(picture: Array, channels: bool, options: Mapping[str, Any]) -> list[str]:
     """Say what memory the restoration of a large picture takes."""
     if picture.size < _LARGE:
         return []
     from truvae.restore import memory_needed
 
     shape = picture.shape if channels else (*picture.shape, 1)
-    size = memory_needed((math.prod(shape[:-3]), *shape[-3:]), **chosen)
+    size = memory_needed((math.prod(shape[:-3]), *shape[-3:]), **options)
     return [f"it takes up to {size:.1f} GB of memory; --memory-limit GB lowers that"]
 
 
@@ -283,20 +273,15 @@ def _restore(
     """Call `truvae.denoise` or `truvae.inpaint` with a progress bar; return warnings too."""
     use_threads(options["threads"])
     from truvae import restore
-    from truvae.checks import device_called
-    from truvae.ranks import Ranks
 
-    chosen = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
-    notes = [*notes, *_memory(experiment.damaged, channels, chosen)]
-    chosen |= {"channel_axis": -1 if channels else None}
-    chosen |= {"ranks": Ranks.join(device_called(options["device"]))}
+    notes = [*notes, *_memory(experiment.damaged, channels, options)]
+    chosen = given(options, _PASSED_ON) | {"channel_axis": -1 if channels else None}
     if experiment.missing is None:
         call = partial(restore.denoise, experiment.damaged, **chosen)
     else:
         chosen |= {"denoise": options["denoise"]}
         call = partial(restore.inpaint, experiment.damaged, experiment.missing, **chosen)
-    left = time_left(options, start, report=bool(options["report"]))
-    return with_progress(call, notes, options, left, should_stop)
+    return with_progress(call, notes, options, start, should_stop)
 
 
 def _describe(result: "Result", options: Mapping[str, Any]) -> dict[str, Any]:

@@ -212,6 +212,12 @@ def check_place(path: Path) -> None:
         raise InputError(f"the output folder {path.parent} cannot be written: choose another one")
 
 
+def check_apart(source: Path, target: Path) -> None:
+    """Raise an `InputError` if a file would be written in the place of its own input."""
+    if target.exists() and target.samefile(source):
+        raise InputError(f"{target} is the input: give another output file")
+
+
 def to_dtype(estimate: Array, dtype: npt.DTypeLike) -> Array:
     """Turn float estimates into `dtype`: integers are rounded and clipped to their range.
 
@@ -425,6 +431,7 @@ def _umask() -> int:
 __all__ = [
     "EXTENSIONS",
     "Picture",
+    "check_apart",
     "check_output",
     "check_place",
     "map_npy",

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from truvae import torchrun
-from truvae.console import tell, time_left, with_progress
+from truvae.console import tell, with_progress
 from truvae.errors import InputError
 from truvae.experiments import Experiment, damage, dropped, finite, refuse
+from truvae.io import check_apart
 from truvae.io_audio import Sound, check_sound_output, read_sound, write_sound
 from truvae.records import concluded, described, save
 from truvae.threads import use_threads
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# Options that are handed to `truvae.denoise_audio` and `truvae.inpaint_audio` as they are.
-_PASSED_ON = ("channels", "quality", "covariance", "preset", "selection", "sigma", "patch_size",
-              "n_latents", "hidden", "n_states", "epochs", "device")  # fmt: skip
 # Options that say nothing of a recording, and what they are if they were not given.
 _OF_PICTURES = {"noise": "auto", "stack": "frames", "memory_limit": None, "report": None,
                 "checkpoint": None}  # fmt: skip
@@ -44,8 +42,7 @@ def restore_sound_file(
     _check_options(options)
     sound = read_sound(source)
     check_sound_output(target, sound)
-    if target.exists() and target.samefile(source):
-        raise InputError(f"{target} is the input: give another output file")
+    check_apart(source, target)
     experiment = _experiment(sound, options)
     notes = [*sound.notes, *experiment.notes("recording")]
     result, warned = _restore(experiment, sound, notes, options, start, should_stop)
@@ -119,18 +116,14 @@ def _restore(
     """Call `truvae.denoise_audio` or `inpaint_audio` with a progress bar; return warnings too."""
     use_threads(options["threads"])
     from truvae import audio
-    from truvae.checks import device_called
-    from truvae.ranks import Ranks
 
-    chosen = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
-    chosen |= {"sample_rate": sound.sample_rate}
-    chosen |= {"ranks": Ranks.join(device_called(options["device"]))}
+    chosen = {"sample_rate": sound.sample_rate, "channels": options["channels"]}
     if "drop" in options:  # truvae inpaint
         chosen |= {"denoise": options["denoise"]}
         call = partial(audio.inpaint_audio, experiment.damaged, experiment.missing, **chosen)
     else:
         call = partial(audio.denoise_audio, experiment.seen, **chosen)
-    return with_progress(call, notes, options, time_left(options, start), should_stop)
+    return with_progress(call, notes, options, start, should_stop)
 
 
 def _describe(result: "AudioResult", sound: Sound, options: Mapping[str, Any]) -> dict[str, Any]:
