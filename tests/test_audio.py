@@ -110,6 +110,56 @@ def test_gaps_anywhere_are_filled_and_nothing_else_changes(data):
     assert np.abs(filled).max() < 20 * np.nanmax(np.abs(y))
 
 
+def gappy(n=3000):
+    """Return a recording of two channels with short and long gaps."""
+    y = np.stack([tones(n), noisy(tones(n), seed=1)], 1)
+    for start in (200, 800, 1200, 2500):
+        y[start : start + 60, 0] = y[start + 90 : start + 93, 1] = np.nan
+    y[1500:2400, 1] = np.nan
+    return y
+
+
+def test_the_filling_of_gaps_is_told_as_it_goes_on():
+    told = []
+    fill_gaps(gappy(), RATE, lambda progress: told.append(progress) is None)
+    assert told[0] == 0 and told == sorted(told) and 0.9 < told[-1] < 1
+    assert len(told) >= 2 * (4 + 4 + 4)
+
+
+@pytest.mark.parametrize("n_steps", [0, 1, 5, 9, 14])
+def test_gaps_that_are_filled_no_more_are_filled_roughly(n_steps):
+    y, told = gappy(), []
+
+    def go_on(progress):
+        told.append(progress)
+        return len(told) <= n_steps
+
+    found, whole = fill_gaps(y, RATE, go_on), fill_gaps(y, RATE)
+    assert np.isfinite(found).all() and not np.array_equal(found, whole)
+    assert np.array_equal(found[~np.isnan(y)], y[~np.isnan(y)])
+    assert len(told) <= n_steps + 4  # of both rounds of both channels
+    if n_steps == 0:
+        assert np.allclose(found[290:293, 1], np.interp([1, 2, 3], [0, 4], y[[289, 293], 1]))
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+def test_progress_is_told_in_all_phases_and_ends_at_one(denoise):
+    told, y = [], gappy(1500)[:, 0]
+    truvae.inpaint_audio(y, sample_rate=RATE, denoise=denoise, epochs=1, quality="fast",
+                         on_progress=told.append)  # fmt: skip
+    assert told == sorted(told) and told[0] == 0 and told[-1] == 1
+    # Of three gaps in two rounds, at least.
+    assert len([progress for progress in told if progress < (0.1 if denoise else 1)]) >= 6
+
+
+@pytest.mark.parametrize("options", [{"should_stop": lambda: True}, {"time_budget": 1e-9}])
+def test_filling_ends_when_it_should(options, monkeypatch):
+    monkeypatch.delattr("truvae.gaps._expected")
+    y = gappy(1000)
+    found = truvae.inpaint_audio(y, sample_rate=RATE, **options)
+    assert np.isfinite(found).all() and np.array_equal(found[~np.isnan(y)], y[~np.isnan(y)])
+
+
 @given(st.lists(st.booleans(), min_size=1))
 def test_runs_are_where_marks_are(marks):
     marked = np.array(marks)

@@ -15,16 +15,19 @@ from truvae.checks import device_called, masked_recording, recording_of
 from truvae.clock import Clock
 from truvae.errors import InputError
 from truvae.fitting import Material
-from truvae.gaps import without_gaps
+from truvae.gaps import fill_gaps, tell_of_long_gaps
 from truvae.io import to_dtype
 from truvae.model import Model
 from truvae.ranks import ALONE, Ranks
-from truvae.settings import Settings
+from truvae.settings import Plan, Settings
 from truvae.spectra import noise_floor
 from truvae.training import Epoch
 from truvae.units import Units, rms
 
 Array = npt.NDArray[Any]
+
+# Share of the filling of gaps in the progress, where models follow, and in the time left.
+_FILLING, _TIME_TO_FILL = 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -247,19 +250,21 @@ def inpaint_audio(
         result = replace(found, restored=to_dtype(found.restored, like.dtype))
     else:
         call.apply_defaults()
-        result = _filled(recording_of(damaged, sample_rate), sample_rate, call.arguments)
+        result = _only_filled(recording_of(damaged, sample_rate), sample_rate, call.arguments)
         filled = to_dtype(result.restored.reshape(like.shape), like.dtype)
         result = replace(result, restored=np.where(missing, filled, like))
     return result if return_result else result.restored
 
 
-def _filled(recording: Array, sample_rate: float, options: dict[str, Any]) -> AudioResult:
+def _only_filled(recording: Array, sample_rate: float, options: dict[str, Any]) -> AudioResult:
     """Fill the gaps of a recording (n, K) and leave the rest as it is; check all other options."""
     wishes = SoundWishes(**{field.name: options[field.name] for field in fields(SoundWishes)})
     (settings,) = wishes.plan(recording, sample_rate).models
     device_called(options["device"])
-    result = _without_models(recording, wishes, settings, sample_rate)
-    options["on_progress"](1.0)
+    ranks: Ranks = options["ranks"]
+    clock = Clock(*(options[name] for name in ("time_budget", "on_progress", "should_stop")))
+    result = _filled(recording, wishes, settings, sample_rate, clock.of(ranks), ranks)
+    clock.on_progress(1)
     return result
 
 
@@ -276,17 +281,33 @@ def _restored(
     """Restore channels (n, K) together; constant ones stay as they are."""
     plan = wishes.plan(recording, sample_rate)
     (settings,) = plan.models
-    filled = ranks.first(lambda: _without_models(recording, wishes, settings, sample_rate))
+    filling = clock.without(clock.left() * (1 - _TIME_TO_FILL)).span(0, _FILLING)
+    filled = _filled(recording, wishes, settings, sample_rate, filling, ranks)
+    if not np.ptp(filled.restored, 0).any():
+        return filled
+    known, generator = wishes.sigma is not None, torch.Generator(device).manual_seed(seed)
+    clock = clock.span(_FILLING if filled.missing else 0, 1)
+    return _denoised(filled, plan, known, generator, clock, on_epoch, ranks)
+
+
+def _denoised(
+    filled: AudioResult,
+    plan: Plan,
+    known: bool,
+    generator: torch.Generator,
+    clock: Clock,
+    on_epoch: Callable[[Epoch], None],
+    ranks: Ranks,
+) -> AudioResult:
+    """Remove the noise, which may be known, from channels without gaps; one at least varies."""
+    (settings,) = plan.models
     levels = np.array(filled.sigma_channels)
     varying = np.ptp(filled.restored, 0) > 0
-    if not varying.any():
-        return filled
     frames = filled.restored[None, None][..., varying]
     units = Units.of(frames, None, plan.scale)
     units = units if plan.scale else units.balanced(levels[varying])
     noise = rms(levels[varying] / units.spread)
-    generator = torch.Generator(device).manual_seed(seed)
-    known = wishes.sigma is not None
+    device = generator.device
     material = Material(units.standardise(frames, device), noise, known, generator, ranks)
     sample = material.sample(settings)
     history: list[Epoch] = []
@@ -295,7 +316,7 @@ def _restored(
         history.append(units.record(epoch, sample.entries))
         on_epoch(history[-1])
 
-    done = restore_sound(material, plan, sample_rate, clock, tell)
+    done = restore_sound(material, plan, filled.sample_rate, clock, tell)
     restored, first = filled.restored.copy(), done.runs[0]
     restored[:, varying] = units.restore(done.estimate[None, None])[0, 0]
     learned = settings.covariance == "isotropic" and not known
@@ -320,11 +341,26 @@ def _restored(
     )
 
 
-def _without_models(
-    recording: Array, wishes: SoundWishes, settings: Settings, sample_rate: float
+def _filled(
+    recording: Array,
+    wishes: SoundWishes,
+    settings: Settings,
+    sample_rate: float,
+    clock: Clock,
+    ranks: Ranks,
 ) -> AudioResult:
-    """Fill the gaps of channels (n, K), and tell their noise."""
-    whole = without_gaps(recording, sample_rate)
+    """Fill the gaps of channels (n, K), as far as there is time for it, and tell their noise."""
+    whole = recording
+    if np.isnan(recording).any():
+        tell_of_long_gaps(recording, sample_rate)
+        whole = fill_gaps(recording, sample_rate, clock.go_on)  # all ranks do, so that all can stop
+    return ranks.first(lambda: _without_models(recording, whole, wishes, settings, sample_rate))
+
+
+def _without_models(
+    recording: Array, whole: Array, wishes: SoundWishes, settings: Settings, sample_rate: float
+) -> AudioResult:
+    """Tell of channels (n, K) that are filled, and of their noise."""
     levels = _noise(recording, whole, sample_rate, wishes.sigma)
     return AudioResult(
         restored=whole,

@@ -62,7 +62,7 @@ def look_again(
     material: Material, first: Tensor, looks: int, sample_rate: float, clock: Clock
 ) -> tuple[Tensor, int]:
     """Refine a first estimate (n, K) in two ways, and combine them; return it and the number of
-    looks.
+    looks: fewer than `looks` if time is short, but one.
 
     The nearest windows know what repeats itself, as voices do, the spectra what is sustained, as
     tones are. Each way goes on from its own last estimate; where one expects a smaller error, it
@@ -70,18 +70,16 @@ def look_again(
     """
     noisy, sigma = material.seen[0, 0], material.noise
     near = spectral = (first, torch.ones_like(first))
-    for done in range(looks):
-        if done and (clock.left() <= 0 or clock.should_stop()):
-            looks = done
-            break
+    done = 0
+    while done < looks and (clock.go_on(done / looks) or done == 0):
         near = refine_recording(noisy, near[0], sigma, sample_rate)
         spectral = spectral_look(noisy, spectral[0].to(noisy), sigma, sample_rate)
-        clock.on_progress((done + 1) / looks)
+        done += 1
     trusts = [
         variance.clamp(min=1e-3 * sigma**2).pow(-_SELECTION) for _, variance in (near, spectral)
     ]
     share = trusts[0] / (trusts[0] + trusts[1])
-    return torch.lerp(spectral[0].double(), near[0].double(), share.double()), looks
+    return torch.lerp(spectral[0].double(), near[0].double(), share.double()), done
 
 
 __all__ = ["Restored", "look_again", "restore_sound"]

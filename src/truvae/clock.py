@@ -92,6 +92,13 @@ class Clock:
         self.on_progress(progress)
         return progress
 
+    def go_on(self, progress: float) -> bool:
+        """Tell the progress in [0, 1] of work of another kind than epochs; return whether there is
+        time for more of it.
+        """
+        self.on_progress(progress)
+        return self.left() > 0 and not self.should_stop()
+
     def left(self) -> float:
         """Return the seconds of the budget that are left; infinite without one."""
         if self.budget is None:

@@ -1,7 +1,7 @@
 """Gaps in a recording: found where it was damaged, and filled from what surrounds them."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,8 +72,8 @@ def _mark(lost: Array, marked: Array, shortest: int) -> None:
             lost[start:end] = True
 
 
-def without_gaps(recording: Array, sample_rate: float) -> Array:
-    """Return a recording (n, K) with its gaps filled, if there are any; warn of long ones."""
+def tell_of_long_gaps(recording: Array, sample_rate: float) -> None:
+    """Warn that what fills long gaps of a recording (n, K) is a guess."""
     longest = longest_gap(recording) / sample_rate
     if longest > _LONG_GAP:
         warnings.warn(
@@ -81,10 +81,13 @@ def without_gaps(recording: Array, sample_rate: float) -> Array:
             "plausible, not what was there",
             stacklevel=2,
         )
-    return fill_gaps(recording, sample_rate) if longest else recording
 
 
-def fill_gaps(recording: Array, sample_rate: float) -> Array:
+def fill_gaps(
+    recording: Array,
+    sample_rate: float,
+    go_on: Callable[[float], bool] = lambda progress: True,
+) -> Array:
     """Fill the gaps of a recording, channel by channel.
 
     A gap and its surroundings count as one draw of a stationary Gaussian process with the
@@ -99,6 +102,10 @@ def fill_gaps(recording: Array, sample_rate: float) -> Array:
         (n, K), NaN where missing; each channel has a known sample.
     sample_rate
         Samples a second.
+    go_on
+        Told the progress in [0, 1] before each gap or part of a long one, and asked whether to fill
+        it; what is not filled any more is what a first guess, by lines and means, or the round
+        before made of it.
 
     Returns
     -------
@@ -112,17 +119,34 @@ def fill_gaps(recording: Array, sample_rate: float) -> Array:
     >>> bool(np.abs(fill_gaps(damaged, 16_000) - clean).max() < 0.05)
     True
     """
-    filled = recording.copy()
+    filled, missing = recording.copy(), np.isnan(recording)
+    done, total = 0, _ROUNDS * np.count_nonzero(missing)
+
+    def goes_on(n_samples: int) -> bool:
+        nonlocal done
+        done += n_samples
+        return go_on((done - n_samples) / total)
+
     for k in range(recording.shape[1]):
-        missing = np.isnan(recording[:, k])
-        pilot = _first_guess(recording[:, k], missing)
+        pilot = _first_guess(recording[:, k], missing[:, k])
         for _ in range(_ROUNDS):
-            x = recording[:, k].copy()
-            for first, last in _portions(x, sample_rate):
-                x[first:last] = _expected(x, pilot, first, last, sample_rate)
-            pilot = x
+            pilot = _filled_once(recording[:, k], pilot, sample_rate, goes_on)
         filled[:, k] = pilot
     return filled
+
+
+def _filled_once(
+    x: Array, pilot: Array, sample_rate: float, goes_on: Callable[[int], bool]
+) -> Array:
+    """Return samples (n,) with their gaps filled, given how they were filled before, for as long as
+    it goes on; that is asked with the number of samples to fill next.
+    """
+    x = x.copy()
+    for first, last in _portions(x, sample_rate):
+        if not goes_on(int(np.isnan(x[first:last]).sum())):
+            break
+        x[first:last] = _expected(x, pilot, first, last, sample_rate)
+    return np.where(np.isnan(x), pilot, x)
 
 
 def _first_guess(x: Array, missing: npt.NDArray[np.bool_]) -> Array:
@@ -211,4 +235,11 @@ def _autocovariance(x: Array, n_lags: int) -> Array:
     return products / len(x)
 
 
-__all__ = ["REPAIRS", "damaged_samples", "fill_gaps", "longest_gap", "runs", "without_gaps"]
+__all__ = [
+    "REPAIRS",
+    "damaged_samples",
+    "fill_gaps",
+    "longest_gap",
+    "runs",
+    "tell_of_long_gaps",
+]

@@ -280,12 +280,7 @@ class Job:
 
     def _go_on(self, clock: Clock, n_looks: int) -> Callable[[int], bool]:
         """Return what tells the progress before each look, and whether to take it."""
-
-        def go_on(taken: int) -> bool:
-            clock.on_progress(taken / n_looks)
-            return clock.left() > 0 and not clock.should_stop()
-
-        return go_on
+        return lambda taken: clock.go_on(taken / n_looks)
 
     def _error(self, estimates: Tensor) -> float | None:
         """Return the rms error of estimates at the hidden pixels of all frames."""
