@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_audio import RATE, gappy
 from test_cli import TINY, in_process, truvae
 from test_restore import SMALL, noisy_scene
 
@@ -28,16 +29,23 @@ from truvae import (
     Model,
     PoissonNoise,
     Recipe,
+    audio,
+    audio_job,
+    audio_settings,
     checkpoint,
     cli,
     denoise,
+    denoise_audio,
     fitting,
     inpaint,
+    inpaint_audio,
     job,
     looks,
 )
 from truvae.checkpoint import Checkpoint, Training, open_checkpoint
 from truvae.clock import Clock, Stopwatch
+from truvae.gaps import fill_gaps
+from truvae.io_audio import Sound, write_sound
 from truvae.optim import Adam
 
 TINY_MODEL = SMALL | {"epochs": 3, "return_result": True}
@@ -63,12 +71,22 @@ def missing(share):
     return np.random.default_rng(0).random((32, 32)) < share
 
 
+def sound(y, n_trained=1 << 13, **options):
+    """Restore a recording by at most three models of two epochs, from so many windows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audio_settings, "_TRAINED", n_trained)
+        patch.setitem(audio_settings._EFFORT, "best", (3, 2, 2))
+        return denoise_audio(y, sample_rate=RATE, **options)
+
+
 def runs():
     """Yield restorations of every kind: their name, and a function of further options."""
     _, noisy = noisy_scene(size=32)
     stack = np.stack([noisy, noisy[::-1]])
     colour = np.stack([noisy, 255 - noisy], -1)
     preset = {"preset": "paper:denoise-house-25", "n_states": 20}
+    y = gappy(900)
+    whole = np.nan_to_num(y[:, 0])
     for name, function, *inputs, options in [
         ("auto", denoise, noisy, {}),
         ("isotropic", denoise, noisy, {"covariance": "isotropic"}),
@@ -81,6 +99,12 @@ def runs():
         ("few missing", inpaint, noisy, missing(0.1), {}),
         ("frames", denoise, stack, {}),
         ("shared", denoise, stack, {"stack": "shared"}),
+        ("recording", sound, whole, {}),
+        ("white recording", sound, whole, {"covariance": "isotropic"}),
+        ("several models", sound, whole, {"quality": "best", "epochs": None}),
+        ("from a sample", sound, whole, {"quality": "best", "epochs": None, "n_trained": 100}),
+        ("gaps", sound, y, {}),
+        ("channels apart", sound, y, {"channels": "separate"}),
     ]:
         yield pytest.param(lambda f=function, i=inputs, o=options, **more:
                            f(*i, **TINY_MODEL | o | more), id=name)  # fmt: skip
@@ -90,9 +114,10 @@ def facts(result):
     """Return all that is told of a restoration but the time it took."""
     epochs = [(e.index, e.progress, e.elbo, e.sigma, e.substitutions) for e in result.history]
     names = ["sigma", "sigma_source", "elbo", "held_out_rmse", "covariances", "trust_in_dct",
-             "looks", "look_sizes", "epochs"]  # fmt: skip
+             "looks", "look_sizes", "epochs", "sigma_channels"]  # fmt: skip
     weights = [weight.tolist() for weight in result.model.parameters()]
-    return [result.restored.tobytes(), epochs, weights, *(getattr(result, n) for n in names)]
+    told = [getattr(result, name, None) for name in names]  # some are of pictures only
+    return [result.restored.tobytes(), epochs, weights, *told]
 
 
 @pytest.mark.parametrize("restore", [*runs()])
@@ -113,12 +138,35 @@ def test_saving_changes_nothing_and_what_is_finished_is_not_done_again(
     whole = restore()
     assert facts(restore(checkpoint=folder)) == facts(whole)
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    for module, name in [(fitting, "posterior"), (looks, "refine"), (job, "settle")]:
+    for module, name in [(fitting, "posterior"), (looks, "refine"), (job, "settle"),
+                         (audio, "fill_gaps"), (audio_job, "look_again")]:  # fmt: skip
         monkeypatch.delattr(module, name)
     told = []
     assert facts(restore(checkpoint=folder, resume=True, on_epoch=told.append)) == facts(whole)
     assert told == whole.history or [e.index for e in told] == [e.index for e in whole.history]
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_gaps_that_were_filled_without_a_model_are_not_filled_again(tmp_path, monkeypatch):
+    y, folder = gappy(900), tmp_path / "states"
+    options = {"sample_rate": RATE, "checkpoint": folder, "resume": True}
+    with pytest.raises(Stop):
+        inpaint_audio(y, on_progress=stop_after(3), **options)
+    assert not folder.exists()
+    filled = inpaint_audio(y, **options)
+    assert filled.tobytes() == fill_gaps(y, RATE).tobytes()
+    assert {path.name for path in folder.iterdir()} == {"checkpoint.json", "filled.safetensors"}
+    monkeypatch.delattr(audio, "fill_gaps")
+    told = []
+    assert inpaint_audio(y, on_progress=told.append, **options).tobytes() == filled.tobytes()
+    assert told[-1] == 1
+
+
+def test_what_was_cut_short_is_not_saved(tmp_path):
+    options = {"sample_rate": RATE, "checkpoint": tmp_path / "states"}
+    inpaint_audio(gappy(900), should_stop=lambda: True, **options)
+    inpaint_audio(gappy(900), should_stop=lambda: True, denoise=True, epochs=1, **options)
+    assert not [*tmp_path.iterdir()]
 
 
 @settings(max_examples=20)
@@ -363,10 +411,7 @@ def test_bad_use_is_one_line_and_status_2(interrupted, tmp_path, monkeypatch):
     command = [tmp_path / "in.npy", "-o", tmp_path / "out.npy", *TINY[:-1], 3, "--states", 8]
     for arguments, message in bad_calls(tmp_path, states):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        done = in_process(cli.main, monkeypatch, "denoise", *command, *arguments)
-        assert done.status == 2, (arguments, done.stderr)
-        assert message in done.stderr, (message, done.stderr)
-        assert done.stderr.startswith("truvae: error: ") and done.stderr.count("\n") == 1
+        assert_refused(["denoise", *command, *arguments], message, monkeypatch)
         after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         assert after == before
 
@@ -407,6 +452,38 @@ def test_several_inputs_have_a_folder_each(tmp_path, monkeypatch):
     done = in_process(cli.main, monkeypatch, "denoise", *command, "--resume")
     assert done.status == 0, done.stderr
     assert [(out / path.name).read_bytes() for path in inputs] == first
+
+
+def test_recordings_have_checkpoints_too(tmp_path, monkeypatch):
+    write_sound(tmp_path / "in.wav", Sound(0.4 * np.nan_to_num(gappy(900)), RATE))
+    out, states = tmp_path / "out.wav", tmp_path / "states"
+    command = ["denoise", tmp_path / "in.wav", "-o", out, "-q", "--quality", "fast"]
+    plain = output_of(command, monkeypatch)
+    saving = [*command, "--checkpoint", states]
+    assert output_of([*saving, "--resume"], monkeypatch) == plain  # there was none
+    monkeypatch.delattr(audio_job, "look_again")
+    out.unlink()
+    assert output_of([*saving, "--resume"], monkeypatch) == plain
+    out.unlink()
+    for change, message in [([], "holds a checkpoint already"),
+                            (["--resume", "--channels", "separate"], 'channels was "joint"'),
+                            (["--resume", "--seed", 3], "seed was 0, and is 3")]:  # fmt: skip
+        assert_refused([*saving, *change], message, monkeypatch)
+    write_sound(tmp_path / "in.wav", Sound(0.4 * np.nan_to_num(gappy(900)), RATE + 1))
+    assert_refused([*saving, "--resume"], "sample rate was 8000, and is 8001", monkeypatch)
+    write_sound(tmp_path / "in.wav", Sound(0.3 * np.nan_to_num(gappy(900)), RATE))
+    assert_refused([*saving, "--resume"], "checkpoint of another input", monkeypatch)
+    write_sound(tmp_path / "in.wav", Sound(0.4 * np.nan_to_num(gappy(900)), RATE))
+    os.truncate(states / "final.safetensors", 1000)
+    assert_refused([*saving, "--resume"], "final.safetensors is damaged", monkeypatch)
+    assert not out.exists()
+
+
+def assert_refused(arguments, message, monkeypatch):
+    """Check that the command line tells a mistake in one line."""
+    done = in_process(cli.main, monkeypatch, *arguments)
+    assert done.status == 2 and message in done.stderr, done.stderr
+    assert done.stderr.startswith("truvae: error: ") and done.stderr.count("\n") == 1
 
 
 def test_a_checkpoint_says_nothing_of_the_date(interrupted):
@@ -493,7 +570,9 @@ def test_clocks_share_a_watch():
 def test_a_run_of_numpy_numbers_is_the_same_run(tmp_path):
     states = open_checkpoint(tmp_path, False, {"hidden": (np.int64(3),), "sigma": np.float64(2)})
     states.save("step", {}, {})
-    assert open_checkpoint(tmp_path, True, {"hidden": [3], "sigma": 2.0}).load("step") is not None
+    for sigma in (2.0, 2):
+        again = open_checkpoint(tmp_path, True, {"hidden": [3], "sigma": sigma})
+        assert again.load("step") is not None
     assert {path.name for path in Path(tmp_path).iterdir()} == {
         "checkpoint.json",
         "step.safetensors",

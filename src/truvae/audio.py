@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from inspect import signature
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from truvae.audio_job import restore_sound
 from truvae.audio_settings import SoundWishes
+from truvae.checkpoint import Checkpoint, State, checkpoint_of
 from truvae.checks import device_called, masked_recording, recording_of
 from truvae.clock import Clock
 from truvae.errors import InputError
@@ -94,6 +96,8 @@ def denoise_audio(
     time_budget: float | None = None,
     device: str = "auto",
     random_state: int = 0,
+    checkpoint: str | PathLike[str] | None = None,
+    resume: bool = False,
     on_progress: Callable[[float], None] = lambda progress: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -132,6 +136,12 @@ def denoise_audio(
         "auto", "cpu" or "cuda".
     random_state
         Seed of all randomness: the same seed gives the same samples on the same machine.
+    checkpoint
+        A new or empty folder, in which everything is saved once gaps are filled, and after each
+        epoch.
+    resume
+        Go on from what the checkpoint holds, from the start if that is nothing; see
+        `truvae.denoise`.
     on_progress, on_epoch, should_stop, ranks
         As for `truvae.denoise`.
     return_result
@@ -174,9 +184,12 @@ def denoise_audio(
     )
     recording, where = recording_of(y, sample_rate), device_called(device)
     clock = Clock(time_budget, on_progress, should_stop).of(ranks)
+    run = _run(wishes, sample_rate, random_state, where, time_budget)
+    saves = checkpoint_of(checkpoint, resume, recording, run, ranks)
     parts = [recording] if channels == "joint" else np.split(recording, recording.shape[1], 1)
     results = [
         _restored(part, wishes, sample_rate, where, random_state,
+                  saves if channels == "joint" else saves.part(f"channel-{index + 1}"),
                   clock.part(index, len(parts)), on_epoch, ranks)
         for index, part in enumerate(parts)
     ]  # fmt: skip
@@ -260,12 +273,21 @@ def _only_filled(recording: Array, sample_rate: float, options: dict[str, Any]) 
     """Fill the gaps of a recording (n, K) and leave the rest as it is; check all other options."""
     wishes = SoundWishes(**{field.name: options[field.name] for field in fields(SoundWishes)})
     (settings,) = wishes.plan(recording, sample_rate).models
-    device_called(options["device"])
-    ranks: Ranks = options["ranks"]
+    where, ranks = device_called(options["device"]), options["ranks"]
     clock = Clock(*(options[name] for name in ("time_budget", "on_progress", "should_stop")))
-    result = _filled(recording, wishes, settings, sample_rate, clock.of(ranks), ranks)
+    run = _run(wishes, sample_rate, options["random_state"], where, clock.budget)
+    saves = checkpoint_of(options["checkpoint"], options["resume"], recording, run, ranks)
+    result = _filled(recording, wishes, settings, sample_rate, saves, clock.of(ranks), ranks)
     clock.on_progress(1)
     return result
+
+
+def _run(
+    wishes: SoundWishes, sample_rate: float, seed: int, device: torch.device, budget: float | None
+) -> dict[str, Any]:
+    """Return what the result depends on beside the recording."""
+    return {**vars(wishes), "sample_rate": sample_rate, "seed": seed, "device": str(device),
+            "time_budget": budget is not None}  # fmt: skip
 
 
 def _restored(
@@ -274,6 +296,7 @@ def _restored(
     sample_rate: float,
     device: torch.device,
     seed: int,
+    saves: Checkpoint,
     clock: Clock,
     on_epoch: Callable[[Epoch], None],
     ranks: Ranks,
@@ -282,12 +305,12 @@ def _restored(
     plan = wishes.plan(recording, sample_rate)
     (settings,) = plan.models
     filling = clock.without(clock.left() * (1 - _TIME_TO_FILL)).span(0, _FILLING)
-    filled = _filled(recording, wishes, settings, sample_rate, filling, ranks)
+    filled = _filled(recording, wishes, settings, sample_rate, saves, filling, ranks)
     if not np.ptp(filled.restored, 0).any():
         return filled
     known, generator = wishes.sigma is not None, torch.Generator(device).manual_seed(seed)
     clock = clock.span(_FILLING if filled.missing else 0, 1)
-    return _denoised(filled, plan, known, generator, clock, on_epoch, ranks)
+    return _denoised(filled, plan, known, generator, saves, clock, on_epoch, ranks)
 
 
 def _denoised(
@@ -295,6 +318,7 @@ def _denoised(
     plan: Plan,
     known: bool,
     generator: torch.Generator,
+    saves: Checkpoint,
     clock: Clock,
     on_epoch: Callable[[Epoch], None],
     ranks: Ranks,
@@ -316,7 +340,7 @@ def _denoised(
         history.append(units.record(epoch, sample.entries))
         on_epoch(history[-1])
 
-    done = restore_sound(material, plan, filled.sample_rate, clock, tell)
+    done = restore_sound(material, plan, filled.sample_rate, clock, tell, saves)
     restored, first = filled.restored.copy(), done.runs[0]
     restored[:, varying] = units.restore(done.estimate[None, None])[0, 0]
     learned = settings.covariance == "isotropic" and not known
@@ -346,14 +370,20 @@ def _filled(
     wishes: SoundWishes,
     settings: Settings,
     sample_rate: float,
+    saves: Checkpoint,
     clock: Clock,
     ranks: Ranks,
 ) -> AudioResult:
     """Fill the gaps of channels (n, K), as far as there is time for it, and tell their noise."""
+
+    def fill() -> State:  # all ranks do, so that all can stop
+        whole = fill_gaps(recording, sample_rate, clock.go_on)
+        return State({}, {"whole": torch.from_numpy(whole)})
+
     whole = recording
     if np.isnan(recording).any():
         tell_of_long_gaps(recording, sample_rate)
-        whole = fill_gaps(recording, sample_rate, clock.go_on)  # all ranks do, so that all can stop
+        whole = saves.once("filled", clock, fill).tensors["whole"].numpy().copy()
     return ranks.first(lambda: _without_models(recording, whole, wishes, settings, sample_rate))
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from truvae.checkpoint import NOTHING
+from truvae.checkpoint import Checkpoint, State
 from truvae.clock import Clock
 from truvae.fitting import Material, Run, fit_model
 from truvae.refine import refine_recording
@@ -37,10 +37,12 @@ def restore_sound(
     sample_rate: float,
     clock: Clock,
     on_epoch: Callable[[Epoch], None],
+    checkpoint: Checkpoint,
 ) -> Restored:
     """Fit models of one kind to a recording without gaps, average their estimates, and look again.
 
-    The recording is `material.seen`, a frame (1, 1, n, K) of one row.
+    The recording is `material.seen`, a frame (1, 1, n, K) of one row. What the checkpoint holds is
+    not done again.
     """
     looking = min(
         plan.looks * _SECONDS_PER_VALUE * material.seen.numel(), clock.left() * (1 - _FITTING)
@@ -50,12 +52,18 @@ def restore_sound(
     while len(runs) < plan.runs and not (runs and (clock.should_stop() or fitting.left() <= 0)):
         part = fitting.part(len(runs), plan.runs)
         name = f"model-{len(runs) + 1}"
-        runs.append(fit_model(material, plan.models[0], part, on_epoch, NOTHING, name))
+        runs.append(fit_model(material, plan.models[0], part, on_epoch, checkpoint, name))
         runs[-1].finish()
     first = torch.stack([run.merged[0, 0] for run in runs]).mean(0)
-    found = look_again(material, first, plan.looks, sample_rate, clock.span(_FITTING, 1))
+    rest = clock.span(_FITTING, 1)
+
+    def look() -> State:
+        estimate, looks = look_again(material, first, plan.looks, sample_rate, rest)
+        return State({"looks": looks}, {"estimate": estimate})
+
+    final = checkpoint.once("final", rest, look)
     clock.on_progress(1)
-    return Restored(found[0], runs, found[1])
+    return Restored(final.tensors["estimate"], runs, **final.values)
 
 
 def look_again(

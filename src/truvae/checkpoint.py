@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from truvae import __version__
+from truvae.clock import Clock
 from truvae.errors import InputError
 from truvae.model import Model
 from truvae.optim import Adam
@@ -113,6 +114,24 @@ class Checkpoint:
             return None
         path = self.folder / self._file(name)
         return self.ranks.first(lambda: self._read(name, path) if path.exists() else None)
+
+    def once(self, name: str, clock: Clock, make: Callable[[], State]) -> State:
+        """Return the state of a step: as it was saved, its time counted as spent, or made now and
+        saved, unless it was cut short.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged, or of another run.
+        """
+        state = self.load(name)
+        if state is not None:
+            clock.watch.forward(state.values.pop("seconds"))
+            return state
+        state = make()
+        if not clock.should_stop():
+            self.save(name, state.values | {"seconds": clock.seconds}, state.tensors)
+        return state
 
     def _read(self, name: str, path: Path) -> State:
         try:
@@ -215,9 +234,32 @@ def open_checkpoint(
     # As it comes back from the file, in which a tuple is a list.
     run = json.loads(json.dumps(run, default=lambda number: number.item()))
     head = {"format": _FORMAT, "truvae": __version__, "run": run}
+    text = json.dumps(head, indent=1) + "\n"
     if (folder / _HEAD).exists():
         _check_same(folder, head)
-    return Checkpoint(folder, json.dumps(head, indent=1) + "\n", ranks=ranks)
+        text = (folder / _HEAD).read_text("utf-8")  # the same number may be 20 there, and 20.0 here
+    return Checkpoint(folder, text, ranks=ranks)
+
+
+def checkpoint_of(
+    folder: str | os.PathLike[str] | None,
+    resume: bool,
+    data: npt.NDArray[Any],
+    options: Mapping[str, Any],
+    ranks: Ranks,
+) -> Checkpoint:
+    """Open the checkpoint that was asked for, of a run that data and options determine.
+
+    Raises
+    ------
+    InputError
+        As by `open_checkpoint`, or if there is no folder to resume from.
+    """
+    if folder is not None:
+        return open_checkpoint(folder, resume, {"input": fingerprint(data), **options}, ranks)
+    if resume:
+        raise InputError("resume goes with a checkpoint: give its folder, or leave resume out")
+    return NOTHING
 
 
 def check_checkpoint(folder: Path, resume: bool) -> None:
@@ -315,6 +357,7 @@ __all__ = [
     "State",
     "Training",
     "check_checkpoint",
+    "checkpoint_of",
     "fingerprint",
     "open_checkpoint",
 ]

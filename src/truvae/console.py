@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Options that are handed to the restorations of pictures and recordings as they are.
 _IN_COMMON = ("quality", "covariance", "preset", "selection", "sigma", "patch_size", "n_latents",
-              "hidden", "n_states", "epochs", "device")  # fmt: skip
+              "hidden", "n_states", "epochs", "device", "checkpoint", "resume")  # fmt: skip
 # Seconds of a time budget that go to starting the interpreter, measuring and writing the result,
 # and to drawing a report.
 _OVERHEAD, _REPORT_OVERHEAD = 1.5, 3.0

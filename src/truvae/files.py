@@ -35,7 +35,7 @@ Array = npt.NDArray[Any]
 # Values of a picture from which on it is told beforehand how much memory its restoration takes.
 _LARGE = 1 << 20
 # Options that are handed to `truvae.denoise` and `truvae.inpaint` beside those in common.
-_PASSED_ON = ("noise", "stack", "memory_limit", "checkpoint", "resume")
+_PASSED_ON = ("noise", "stack", "memory_limit")
 # Options that say nothing of a picture, and what they are if they were not given.
 _OF_SOUND = {"channels": "joint", "repair": None}
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from truvae.checkpoint import Checkpoint
+from truvae.checkpoint import Checkpoint, State
 from truvae.clock import Clock
 from truvae.fill import Filled, Hidden, settle
 from truvae.fitting import Material, Run, fit_model
@@ -231,19 +231,16 @@ class Job:
 
     def _finish(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:
         """Look again, unless the last estimate is in the checkpoint; then put it there."""
-        saved = self.checkpoint.load("final")
-        if saved is not None:
-            clock.watch.forward(saved.values.pop("seconds"))
-            sizes = tuple(map(tuple, saved.values.pop("sizes")))
-            estimate = saved.tensors["estimate"].to(self.images.device)
-            return _Final(estimate, sizes=sizes, **saved.values)
         looked = self._look_again if self.complete else self._fill
-        final = looked(estimates, runs, clock)
-        if not clock.should_stop():
-            values = final._asdict() | {"seconds": clock.seconds}
-            estimate = values.pop("estimate")
-            self.checkpoint.save("final", values, {"estimate": estimate})
-        return final
+
+        def look() -> State:
+            values = looked(estimates, runs, clock)._asdict()
+            return State(values, {"estimate": values.pop("estimate")})
+
+        final = self.checkpoint.once("final", clock, look)
+        sizes = tuple(map(tuple, final.values.pop("sizes")))  # lists, as they come from a file
+        estimate = final.tensors["estimate"].to(self.images.device)
+        return _Final(estimate, sizes=sizes, **final.values)
 
     def _look_again(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:
         """Refine the estimates as planned, and as the time allows."""

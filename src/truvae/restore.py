@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from truvae.checkpoint import NOTHING, Checkpoint, fingerprint, open_checkpoint
+from truvae.checkpoint import Checkpoint, checkpoint_of
 from truvae.checks import check_frames, check_patch_size, device_called, frames_of, masked
 from truvae.clock import Clock
 from truvae.errors import InputError
@@ -246,7 +246,7 @@ def denoise(
     wishes = replace(wishes, n_frames=len(frames))
     options = {**wishes.options(), "stack": stack, "seed": random_state, "device": str(where),
                "time_budget": time_budget is not None}  # fmt: skip
-    saves = _checkpoint(checkpoint, resume, frames, options, ranks)
+    saves = checkpoint_of(checkpoint, resume, frames, options, ranks)
     parts = [frames] if stack == "shared" else np.split(frames, len(frames))
     results: list[Result] = []
     for index, part in enumerate(parts):
@@ -458,21 +458,6 @@ def _estimated(frames: Array, wishes: _Wishes) -> tuple[Units, Array]:
         # picture.
         levels = np.maximum(levels, 1.0)
     return units, levels
-
-
-def _checkpoint(
-    folder: str | PathLike[str] | None,
-    resume: bool,
-    frames: Array,
-    options: dict[str, Any],
-    ranks: Ranks,
-) -> Checkpoint:
-    """Open the checkpoint that was asked for, of a run that these frames and options determine."""
-    if folder is not None:
-        return open_checkpoint(folder, resume, {"input": fingerprint(frames), **options}, ranks)
-    if resume:
-        raise InputError("resume goes with a checkpoint: give its folder, or leave resume out")
-    return NOTHING
 
 
 def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:

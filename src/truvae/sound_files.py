@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 # Options that say nothing of a recording, and what they are if they were not given.
-_OF_PICTURES = {"noise": "auto", "stack": "frames", "memory_limit": None, "report": None,
-                "checkpoint": None}  # fmt: skip
+_OF_PICTURES = {"noise": "auto", "stack": "frames", "memory_limit": None, "report": None}
 
 
 def restore_sound_file(
