@@ -284,7 +284,7 @@ def _pages(report: str | None, several: bool, targets: list[Path]) -> list[Path 
     """Return where the report of each output goes."""
     if report is None:
         return [None] * len(targets)
-    from truvae.report import check_report
+    from truvae.pages import check_report
 
     return _beside(
         "reports", Path(report), several, [f"{t.stem}.html" for t in targets], check_report

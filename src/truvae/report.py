@@ -1,26 +1,27 @@
-"""A page that shows what was done to a picture, and what was learned: one HTML file for itself."""
+"""The page that shows what was done to a picture, and what was learned."""
 
-import base64
-import html
-import io
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Mapping
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from truvae import plots
-from truvae.errors import InputError
-from truvae.io import check_place, to_dtype, whole_file
+from truvae.io import to_dtype
+from truvae.pages import (
+    Drawing,
+    View,
+    activity,
+    added,
+    check_alike,
+    check_report,
+    training,
+    write_page,
+)
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from truvae.restore import Result
 
 Array = npt.NDArray[Any]
@@ -30,22 +31,6 @@ _MOST_FIELDS = 64
 # Percentiles of the restored picture between which pictures of other than 8 bit are shown.
 _STRETCH = (0.1, 99.9)
 _MISSING = (255, 0, 255)
-# What differs from run to run.
-_MEASURED = ("seconds", "seconds_per_epoch", "peak_memory_mb")
-# Told beside the table.
-_APART = ("notes",)
-# Inches of a figure.
-_WIDTH = 4.2
-# Stands for the colour of the page's text, which the scheme of the reader decides.
-_INK = "#010203"
-_STYLE = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "truvae",  # the same figure, the same file
-    "legend.frameon": False,
-    **dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK
-    ),
-}
 
 
 def write_report(
@@ -91,51 +76,12 @@ def write_report(
     """
     path = Path(path)
     check_report(path)
-    if np.shape(before) != result.restored.shape:
-        raise InputError(
-            f"the picture has shape {np.shape(before)}, the restored one {result.restored.shape}: "
-            "they must be equal"
-        )
-    page = _page(result, np.asarray(before), record, channel_axis)
-    with whole_file(path) as file:
-        file.write(page.encode(errors="replace"))  # not every file name is text
+    check_alike("picture", np.shape(before), result.restored.shape)
+    view = _view(result.restored, np.asarray(before), channel_axis)
+    write_page(path, view, _drawings(result), record)
 
 
-def check_report(path: Path) -> None:
-    """Check, before the work begins, that a page can be written to `path`.
-
-    Raises
-    ------
-    InputError
-        If its name does not end in .html, or its folder is missing or closed.
-    """
-    check_place(path)
-    if path.suffix.lower() != ".html":
-        raise InputError(f"a report is a page, and {path} does not end in .html: let it do so")
-
-
-def _page(
-    result: "Result", before: Array, record: Mapping[str, Any], channel_axis: int | None
-) -> str:
-    (shown_before, shown_after), told = _pictures(result.restored, before, channel_axis)
-    height, width = shown_after.shape[:2]
-    template = Template(files("truvae").joinpath("report.html").read_text("utf-8"))
-    return template.substitute(
-        title=html.escape(Path(str(record.get("input", "A picture"))).name),
-        facts=_facts(record),
-        width=width,
-        height=height,
-        before=_png(shown_before),
-        after=_png(shown_after),
-        notes=_notes([*told, *record.get("notes", ())]),
-        plots=_plots(result),
-        rows=_rows(record),
-    )
-
-
-def _pictures(
-    restored: Array, before: Array, channel_axis: int | None
-) -> tuple[tuple[Array, Array], list[str]]:
+def _view(restored: Array, before: Array, channel_axis: int | None) -> View:
     """Return before and after as 8-bit pictures, grey or RGB, and what to say of them."""
     after, told = _plane(restored, channel_axis)
     before, _ = _plane(before, channel_axis)
@@ -152,7 +98,7 @@ def _pictures(
         told.append("Missing pixels are magenta in the picture before.")
     if missing.ndim == 3 and (missing.any(-1) & ~missing.all(-1)).any():
         told.append("Where only some channels are missing, these are shown as zero.")
-    return shown, told
+    return View("picture", *shown, told)
 
 
 def _plane(array: Array, channel_axis: int | None) -> tuple[Array, list[str]]:
@@ -181,84 +127,18 @@ def _marked(shown: Array, missing: Array) -> Array:
     return np.where(missing.all(-1, keepdims=True), np.array(_MISSING, np.uint8), shown)
 
 
-def _png(picture: Array) -> str:
-    """Return an 8-bit picture as the address of itself."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _facts(record: Mapping[str, Any]) -> str:
-    """Return what matters most of a record, as far as it tells."""
-    facts = {}
-    if record.get("psnr") is not None:
-        before = record.get("psnr_noisy")
-        facts["PSNR"] = ("" if before is None else f"{before:.2f} → ") + f"{record['psnr']:.2f} dB"
-    if record.get("ssim") is not None:
-        facts["SSIM"] = f"{record['ssim']:.3f}"
-    if record.get("sigma") is not None:
-        source = record.get("sigma_source")
-        facts[f"Noise level sigma{f', {source}' if source else ''}"] = f"{record['sigma']:.4g}"
-    if record.get("missing"):
-        facts["Missing"] = f"{record['missing']:.1%}"
-    if record.get("seconds") is not None:
-        facts["Time"] = f"{record['seconds']:.1f} s"
-    cell = "<div><dt>{}</dt><dd{}>{}</dd></div>\n"
-    return "".join(
-        cell.format(html.escape(name), _measured(name == "Time"), html.escape(value))
-        for name, value in facts.items()
-    )
-
-
-def _notes(notes: Sequence[str]) -> str:
-    lines = "".join(f"<li>{html.escape(note)}</li>\n" for note in notes)
-    return f"<ul>\n{lines}</ul>\n" if lines else ""
-
-
-def _rows(record: Mapping[str, Any]) -> str:
-    """Return the rows of the table: all that a record has to tell."""
-    return "".join(
-        f'<tr><th scope="row">{html.escape(name.replace("_", " "))}</th>'
-        f"<td{_measured(name in _MEASURED)}>{html.escape(_text(value))}</td></tr>\n"
-        for name, value in record.items()
-        if name not in _APART and value is not None
-    )
-
-
-def _measured(is_so: bool) -> str:
-    """Mark what differs from run to run."""
-    return ' class="measured"' if is_so else ""
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _plots(result: "Result") -> str:
-    """Draw the training, the fields and the latents."""
-    import matplotlib.style
-
-    drawn, pi = generative_fields(result), result.model.prior.pi.cpu().numpy()
+def _drawings(result: "Result") -> list[Drawing]:
+    """Return what was learned: the training, the fields and the use of the latents."""
+    drawn, n_latents = generative_fields(result), result.model.n_latents
     peaks = np.abs(drawn).max(tuple(range(1, drawn.ndim)))
     units = "units of the picture" if result.noise is None else "standard deviations of the noise"
-    training = "Training: lower bound (ELBO) of a patch, and standard deviation of the noise."
-    fields = (
-        f"What one active latent adds to a patch: {len(drawn)} of {len(pi)}, most used first. Each "
-        f"is scaled by its largest magnitude, from {peaks.min():.3g} to {peaks.max():.3g} {units}; "
-        "grey is zero."
+    caption = (
+        f"What one active latent adds to a patch: {len(drawn)} of {n_latents}, most used first. "
+        f"Each is scaled by its largest magnitude, from {peaks.min():.3g} to {peaks.max():.3g} "
+        f"{units}; grey is zero."
     )
-    figures: list[tuple[float, Callable[[Figure], Any], str]] = [
-        (4.2, lambda figure: plots.fields(drawn, ax=figure.add_subplot()), fields),
-        (3.0, lambda figure: plots.activity(pi, figure.add_subplot()), "Use of the latents."),
-    ]
-    if result.history:  # stopped at once, it is empty
-        figures.insert(0, (4.2, lambda figure: plots.history(result.history, figure), training))
-    with matplotlib.style.context(["default", _STYLE]):
-        return "".join(_figure(*figure) for figure in figures)
+    fields: Drawing = 4.2, lambda figure: plots.fields(drawn, ax=figure.add_subplot()), caption
+    return [*training(result.history, "patch"), fields, activity(result.model)]
 
 
 def generative_fields(result: "Result") -> Array:
@@ -269,34 +149,12 @@ def generative_fields(result: "Result") -> Array:
     (n, P, P), or (n, P, P, 3) in colour, in units of the picture, or of the stabilised picture
     where noise depends on the signal. Channels of other numbers lie below each other.
     """
-    import torch
-
-    model, pi = result.model, result.model.prior.pi
-    used = pi.argsort(descending=True, stable=True)[:_MOST_FIELDS]
-    states = torch.eye(len(pi)).to(pi)[used]
-    with torch.no_grad():
-        outputs = model.decode_dense(torch.cat([torch.zeros_like(states[:1]), states]))
-        means = model.noise.mean(outputs)
     size, n_channels = result.settings.patch_size, len(result.spread)
-    added = (means[1:] - means[0]).cpu().numpy().reshape(-1, n_channels, size, size)
-    fields: Array = added * result.spread[:, None, None]
+    patches = added(result.model, _MOST_FIELDS).reshape(-1, n_channels, size, size)
+    fields: Array = patches * result.spread[:, None, None]
     if n_channels == 3:
         return np.moveaxis(fields, 1, -1)
     return fields.reshape(len(fields), n_channels * size, size)
 
 
-def _figure(height: float, draw: Callable[["Figure"], Any], caption: str) -> str:
-    """Draw a figure of some height in inches as SVG within the page."""
-    from matplotlib.figure import Figure
-
-    figure, file = Figure(figsize=(_WIDTH, height), layout="constrained"), io.StringIO()
-    draw(figure)
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    # A page knows the names of the format, and takes no prologue.
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", file.getvalue().partition("<svg")[2])
-    svg = svg.replace(_INK, "currentColor")
-    return f"<figure>\n<svg{svg}<figcaption>{html.escape(caption)}</figcaption>\n</figure>\n"
-
-
-__all__ = ["check_report", "generative_fields", "write_report"]
+__all__ = ["generative_fields", "write_report"]
