@@ -1,5 +1,6 @@
 """Drawings of what was learned: the right values at the right places."""
 
+import re
 import subprocess
 import sys
 
@@ -49,6 +50,43 @@ def test_symmetric_fields_are_grey_at_zero_and_use_the_whole_scale(ax):
     np.testing.assert_allclose(image[:, :2], [[0.5, 0.75], [0, 1]])
     np.testing.assert_allclose(image[:, 3:5], 0.5)
     np.testing.assert_allclose(image[:, 6:], [[0.5, 0], [0.75, 0.5]])
+
+
+def test_windows_lie_row_by_row_each_scaled_by_its_peak(ax):
+    components = np.array([[[1.0, -4], [0, 2]], [[0, 0], [0, 0]], [[0, 0.1], [0.05, 0]]])
+    assert plots.windows(components, ax) is ax
+    lines = [line.get_xydata() for line in ax.lines]
+    assert len(lines) == 6
+    scale = 0.9 / 2
+    np.testing.assert_allclose(lines[0], [[0.05, scale / 4], [0.95, -scale]])
+    np.testing.assert_allclose(lines[1], [[0.05, 0], [0.95, scale / 2]])
+    np.testing.assert_allclose(lines[2], [[1.05, 0], [1.95, 0]])
+    np.testing.assert_allclose(lines[4], [[0.05, -1], [0.95, -1 + scale]])
+    assert [line.get_color() for line in ax.lines] == ["C0", "C1"] * 3
+    assert len(plots.windows(np.eye(5)).lines) == 5
+
+
+def test_spectra_are_white_at_zero(ax):
+    plots.spectra([[0, -6, 2], [1, 0, 0]], 4000, ax)
+    (image,) = ax.images
+    assert image.get_clim() == (-6, 6) and image.get_extent() == [0, 4, 2.5, 0.5]
+    np.testing.assert_array_equal(image.get_array(), [[0, -6, 2], [1, 0, 0]])
+    assert plots.spectra([[0, 0]], 4000).images[0].get_clim() == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("draw", "shape"),
+    [
+        (plots.windows, (3,)),
+        (plots.windows, (0, 4)),
+        (plots.windows, (1, 1, 2, 2)),
+        (lambda array: plots.spectra(array, 1), (3,)),
+        (lambda array: plots.spectra(array, 1), (2, 0)),
+    ],
+)
+def test_no_windows_and_no_spectra_are_told(draw, shape):
+    with pytest.raises(InputError, match=re.escape(str(shape))):
+        draw(np.zeros(shape))
 
 
 def test_colours_of_a_field_keep_their_proportions(ax):

@@ -51,7 +51,7 @@ _RUN_OPTIONS = [
     click.option(
         "--report",
         metavar="FILE",
-        help="Write a page (.html) with the picture before and after, and what was learned; "
+        help="Write a page (.html) with the input before and after, and what was learned; "
         "a folder if there are several IN.",
     ),
     click.option(

@@ -53,7 +53,7 @@ class View:
     what: str
     """A "picture" or a "recording"."""
     before: Array
-    """8-bit pixels (R, C), (R, C, 3) or (R, C, 4)."""
+    """8-bit pixels (R, C), or (R, C, 3) in colour."""
     after: Array
     """The same, with as many rows and columns."""
     notes: Sequence[str]

@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 
 # Inches for a tile of a grid, and the most that a grid takes.
 _TILE, _LARGEST = 0.6, (12.0, 16.0)
+# Share of a tile that curves take.
+_INSIDE = 0.9
 # Lines beyond this number get no legend: it would hide them.
 _MOST_NAMED = 8
 # Quantiles of the data points between which a band is drawn.
@@ -79,6 +81,97 @@ def fields(
     # In vector graphics, only this keeps the pixels as they are.
     ax.imshow(_grid(pictures, n_columns), cmap="gray", interpolation="none", **limits)
     ax.set_axis_off()
+    return ax
+
+
+def windows(components: npt.ArrayLike, ax: "Axes | None" = None) -> "Axes":
+    """Draw generative fields of recordings, or other short signals, as a grid of curves.
+
+    Parameters
+    ----------
+    components
+        (H, P), or (H, K, P) with K channels, which are drawn over each other; each component is
+        scaled by its largest magnitude.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    The axes; a tile is a unit wide and high, and a grey line is zero.
+
+    Raises
+    ------
+    InputError
+        If there are no components. It is a ValueError.
+
+    Examples
+    --------
+    >>> ax = windows(np.sin(np.arange(30.0)).reshape(3, 10))
+    >>> len(ax.lines)
+    3
+    """
+    signals = np.asarray(components, float)
+    if signals.size == 0 or signals.ndim not in (2, 3):
+        raise InputError(f"there are no windows in an array of shape {signals.shape}")
+    signals = signals.reshape(len(signals), -1, signals.shape[-1])
+    peaks = np.abs(signals).max((1, 2), keepdims=True)
+    signals = signals / np.where(peaks > 0, peaks, 1) * _INSIDE / 2
+    n_columns = math.ceil(math.sqrt(len(signals)))
+    if ax is None:
+        ax = _new_axes(figsize=(6, 6))
+    across = np.linspace((1 - _INSIDE) / 2, (1 + _INSIDE) / 2, signals.shape[2])
+    for i, channels in enumerate(signals):
+        row, column = divmod(i, n_columns)
+        ax.hlines(-row, column + across[0], column + across[-1], color="gray", linewidth=0.4)
+        for k, signal in enumerate(channels):
+            ax.plot(column + across, signal - row, color=f"C{k % 10}", linewidth=0.7)
+    ax.set_axis_off()
+    return ax
+
+
+def spectra(levels: npt.ArrayLike, highest: float, ax: "Axes | None" = None) -> "Axes":
+    """Draw what latents make of a power spectrum, a row for each, raised red and lowered blue.
+
+    Parameters
+    ----------
+    levels
+        (H, F), decibels at F frequencies from 0 up.
+    highest
+        The highest frequency in Hz.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    InputError
+        If the levels are not (H, F). It is a ValueError.
+
+    Examples
+    --------
+    >>> spectra([[0.0, 3.0], [-2.0, 0.0]], 8000).images[0].get_clim()
+    (-3.0, 3.0)
+    """
+    levels = np.asarray(levels, float)
+    if levels.ndim != 2 or levels.size == 0:
+        raise InputError(f"levels have shape (H, F), not {levels.shape}")
+    if ax is None:
+        ax = _new_axes(figsize=(6, 4))
+    most = float(np.abs(levels).max()) or 1.0
+    image = ax.imshow(
+        levels,
+        cmap="RdBu_r",
+        vmin=-most,
+        vmax=most,
+        aspect="auto",
+        interpolation="none",
+        extent=(0, highest / 1000, len(levels) + 0.5, 0.5),
+    )
+    ax.set(xlabel="frequency, kHz", ylabel="latent, most used first")
+    ax.figure.colorbar(image, ax=ax, label="dB")
     return ax
 
 
@@ -278,4 +371,4 @@ def _ranks(values: Sequence[float] | Array) -> Array:
     return np.arange(1, len(values) + 1)
 
 
-__all__ = ["activity", "fields", "history", "posterior_mass"]
+__all__ = ["activity", "fields", "history", "posterior_mass", "spectra", "windows"]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 # Options that say nothing of a recording, and what they are if they were not given.
-_OF_PICTURES = {"noise": "auto", "stack": "frames", "memory_limit": None, "report": None}
+_OF_PICTURES = {"noise": "auto", "stack": "frames", "memory_limit": None}
 
 
 def restore_sound_file(
@@ -49,8 +49,13 @@ def restore_sound_file(
         return {"input": str(source)}
     late = [*warned, *write_sound(target, replace(sound, data=result.restored))]
     tell(late, options)
-    record = _describe(result, sound, options) | _measure(experiment, read_sound(target).data)
+    result = replace(result, restored=read_sound(target).data)  # as it was written
+    record = _describe(result, sound, options) | _measure(experiment, result.restored)
     record |= concluded(source, target, sound.data.shape, options, [*notes, *late], start)
+    if options["report"]:
+        from truvae.sound_report import write_sound_report
+
+        write_sound_report(options["report"], result, experiment.seen, record)
     if options["save_model"]:
         save(options["save_model"], "sound", result, {"sample_rate": result.sample_rate})
     return record

@@ -1,5 +1,7 @@
 """What spectra of short stretches of a recording tell: how much noise there is, and where."""
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -64,6 +66,46 @@ def _floor(spectra: Array) -> float:
     median_of_mean = (1 - 2 / (9 * band)) ** 3  # of a chi-squared variable (Wilson-Hilferty)
     even = np.flatnonzero(means * median_of_mean <= energies[order // 2])
     return float(np.sqrt(means[even[-1] if len(even) else -1]))
+
+
+def spectrogram(x: Array, sample_rate: float, n_columns: int) -> Array:
+    """Return the power spectral density of a signal over time, (frequencies, columns).
+
+    Parameters
+    ----------
+    x
+        (n,), NaN where missing: these samples count as zero.
+    sample_rate
+        Samples a second.
+    n_columns
+        Into how many parts time is divided, if there are so many samples; what is known of a part
+        is the mean over windows of 32 ms around it, NaN where nothing is.
+
+    Returns
+    -------
+    Densities in squared units of the signal for each Hz, at frequencies from 0 to half the sample
+    rate.
+
+    Examples
+    --------
+    >>> tone = np.sin(np.arange(16_000) * 2 * np.pi / 8)  # 2 kHz
+    >>> density = spectrogram(tone, 16_000, 10)
+    >>> density.shape, density.argmax(0).tolist() == [64] * 10  # of 256 times 31.25 Hz
+    ((257, 10), True)
+    """
+    length = min(max(2, 2 * round(_STRETCH * sample_rate / 2)), len(x))
+    step, shape = max(1, length // 2), np.hanning(length + 1)[:-1]
+    scale = 2 / (sample_rate * np.square(shape).sum())
+    ends = length // 2, length - 1 - length // 2
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, ends, "reflect"), length)
+    edges = np.linspace(0, len(x), min(n_columns, len(x)) + 1).astype(int)
+    columns = []
+    for first, end in pairwise(edges):
+        part = windows[first:end:step]
+        part = part[np.isfinite(part).any(1)]
+        powers = np.square(np.abs(np.fft.rfft(np.nan_to_num(part) * shape)))
+        columns.append(powers.mean(0) * scale if len(part) else np.full(length // 2 + 1, np.nan))
+    return np.stack(columns, 1)
 
 
 @torch.no_grad()
@@ -140,4 +182,4 @@ def _windowed(noisy: Tensor, estimate: Tensor, sigma: float, length: int) -> tup
     return (restored / weight).T, (left / weight).T
 
 
-__all__ = ["noise_floor", "spectral_look"]
+__all__ = ["noise_floor", "spectral_look", "spectrogram"]
