@@ -567,6 +567,18 @@ def test_clocks_share_a_watch():
     assert clock.part(1, 2).left() == pytest.approx(40, abs=1)
 
 
+def test_a_clock_tells_the_time_where_it_runs_ahead_of_the_work():
+    told = []
+    clock = Clock(60.0, told.append)
+    assert clock.go_on(0.1)
+    clock.watch.forward(30.0)
+    assert clock.go_on(0.2) and clock.go_on(0.8)
+    clock.watch.forward(40.0)
+    assert not clock.go_on(0.9)
+    assert told == pytest.approx([0.1, 0.5, 0.8, 1.0], abs=0.02)
+    assert Clock().go_on(0.0) and not Clock(should_stop=lambda: True).go_on(0.0)
+
+
 def test_a_run_of_numpy_numbers_is_the_same_run(tmp_path):
     states = open_checkpoint(tmp_path, False, {"hidden": (np.int64(3),), "sigma": np.float64(2)})
     states.save("step", {}, {})

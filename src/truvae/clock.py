@@ -93,10 +93,10 @@ class Clock:
         return progress
 
     def go_on(self, progress: float) -> bool:
-        """Tell the progress in [0, 1] of work of another kind than epochs; return whether there is
-        time for more of it.
+        """Tell the progress in [0, 1] of work of another kind than epochs, or that of the time when
+        it runs ahead; return whether there is time for more.
         """
-        self.on_progress(progress)
+        self.on_progress(min(1.0, max(progress, self._spent(0))))
         return self.left() > 0 and not self.should_stop()
 
     def left(self) -> float:
