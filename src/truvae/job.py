@@ -161,11 +161,13 @@ class Job:
     def _fit_all(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> list[Run]:
         """Fit one model after the other, each of the kind that the ones before it call for."""
         runs: list[Run] = []
-        while len(runs) < self.plan.runs and not (runs and clock.left() < runs[-1].seconds / 2):
+        last = False
+        while not last and not (runs and clock.left() < runs[-1].seconds / 2):
             settings = self.plan.models[-1 if self._trust(runs) > 0 else 0]
-            n_runs = (self.plan.noisy or self.plan).runs + self._several_courses()  # at most
-            name, part = f"model-{len(runs) + 1}", clock.part(len(runs), n_runs)
-            run = self._fit(settings, part, on_epoch, name)
+            n_runs = (self.plan.noisy or self.plan).runs  # as many as there may be
+            n_runs = len(runs) + 1 if settings.covariance == "dct" else n_runs
+            part = clock.part(len(runs), n_runs + self._several_courses())
+            run = self._fit(settings, part, on_epoch, f"model-{len(runs) + 1}")
             if runs and clock.should_stop():
                 break  # it did not come far enough to help
             runs.append(run)
@@ -173,6 +175,7 @@ class Job:
                 run.finish()
             if not self.complete:
                 self._go_on_with(run.merged)
+            last = settings.covariance == "dct" or len(runs) >= self.plan.runs
         return runs
 
     def _go_on_with(self, estimate: Tensor) -> None:

@@ -13,9 +13,9 @@ from truvae.recipes import Recipe, check_whole
 SMALLEST_PATCH = 7
 # Noise over the standard deviation of the noisy picture, below and above which other settings hold.
 _WEAK, _STRONG = 0.43, 0.6
-# Models in all, and epochs of an "isotropic" and a "dct" one for a picture of 256 x 256 pixels.
-# Averages of more than two models gain nothing.
-_EFFORT = {"fast": (1, 5, 6), "balanced": (2, 8, 12), "best": (2, 16, 24)}
+# Isotropic models at most, and epochs of an "isotropic" and a "dct" one for a picture of 256 x 256
+# pixels. Averages of several "dct" models gain nothing.
+_EFFORT = {"fast": (1, 5, 6), "balanced": (2, 8, 12), "best": (4, 12, 24)}
 # Patches to train on: all up to the first number, of more the geometric mean of their number and
 # `_SCARCE`, up to the second number. Of 512 x 512 pixels all are worth less than 0.05 dB more.
 _TRAINED, _SCARCE = (1 << 16, 1 << 18), 1 << 14
@@ -89,7 +89,7 @@ class Plan:
     """Kinds of models: the first one is always fitted. Where there are two, it is "isotropic", and
     what it learns tells whether the second one, "dct", or again the first serves the picture."""
     runs: int
-    """How many models are fitted in all."""
+    """How many models are fitted at most; of kind "dct" only one is."""
     courses: tuple[Course, ...] = (((),),)
     """Ways to look again at complete pictures; which one is best is tried out (`looks.best_course`)
     if there are several."""
@@ -152,6 +152,8 @@ def choose(
             "covariance dct needs a picture without missing pixels: choose auto or isotropic"
         )
     runs, epochs, dct_epochs = _EFFORT[quality]
+    # Averages of more than two models gain little: large pictures do without.
+    runs = min(runs, max(2, round(runs * 256 / math.sqrt(math.prod(shape)))))
     whole, shape = shape, shape[:2]
     isotropic, dct = _isotropic(shape, noise, epochs), _dct(shape, noise, dct_epochs)
     if covariance == "isotropic":
