@@ -321,6 +321,21 @@ def test_files_are_filled_in_and_models_saved(tmp_path, capsys):
     assert truvae.load_model(folder) is not None
 
 
+@pytest.mark.parametrize("level", [0.1, 0.4])
+def test_clipped_samples_come_back_beyond_the_level_they_were_clipped_at(tmp_path, level):
+    clean = 0.9 * np.random.default_rng(0).uniform(-1, 1, (900, 1))  # cannot be predicted
+    clean = np.repeat(clean, 4, 0)
+    source, target = tmp_path / "a.wav", tmp_path / "b.wav"
+    write_sound(source, Sound(clean.clip(-level, level), RATE, subtype="DOUBLE"))
+    fill = ["inpaint", str(source), "-o", str(target), "--repair", "clipping", "-q"]
+    assert app(fill, standalone_mode=False) == 0
+    y, restored = read_sound(source).data, read_sound(target).data
+    clipped = np.abs(y) == level
+    assert (np.sign(y) * restored)[clipped].min() >= level
+    assert np.array_equal(restored[~clipped], y[~clipped])
+    assert snr(clean, restored) >= snr(clean, y)
+
+
 @pytest.mark.parametrize(
     "option",
     [["--noise", "poisson-gaussian"], ["--stack", "shared"], ["--memory-limit", "8"]],

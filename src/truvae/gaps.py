@@ -65,6 +65,28 @@ def damaged_samples(y: Array, repairs: Sequence[str], sample_rate: float) -> Arr
     return lost
 
 
+def beyond_clipping(restored: Array, y: Array) -> Array:
+    """Return a repaired recording in which no sample that was clipped lies within the level that it
+    was clipped at: the sound was louder there.
+
+    Parameters
+    ----------
+    restored
+        The recording with its clipped samples filled in, (n, K).
+    y
+        The recording as it was.
+
+    Examples
+    --------
+    >>> y = np.array([0.2, 0.9, 0.9, 0.9, 0.1])[:, None]
+    >>> beyond_clipping(np.array([0.2, 0.8, 1.1, 1.0, 0.1])[:, None], y)[:, 0].tolist()
+    [0.2, 0.9, 1.1, 1.0, 0.1]
+    """
+    clipped = damaged_samples(y, ["clipping"], 1.0)
+    louder = np.where(y == y.max(0), np.maximum(restored, y), np.minimum(restored, y))
+    return np.where(clipped, louder, restored)
+
+
 def _mark(lost: Array, marked: Array, shortest: int) -> None:
     """Mark the runs of at least so many samples as lost."""
     for start, end in runs(marked):
@@ -237,6 +259,7 @@ def _autocovariance(x: Array, n_lags: int) -> Array:
 
 __all__ = [
     "REPAIRS",
+    "beyond_clipping",
     "damaged_samples",
     "fill_gaps",
     "longest_gap",

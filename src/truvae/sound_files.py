@@ -47,6 +47,7 @@ def restore_sound_file(
     result, warned = _restore(experiment, sound, notes, options, start, should_stop)
     if torchrun.rank() > 0:
         return {"input": str(source)}
+    result = replace(result, restored=_louder(result.restored, sound, options))
     late = [*warned, *write_sound(target, replace(sound, data=result.restored))]
     tell(late, options)
     result = replace(result, restored=read_sound(target).data)  # as it was written
@@ -97,8 +98,7 @@ def _missing(sound: Sound, options: Mapping[str, Any]) -> Array:
     if options["repair"]:
         from truvae.gaps import damaged_samples
 
-        known = np.where(missing, np.nanmean(data) if (~missing).any() else 0, data)
-        missing = missing | damaged_samples(known, options["repair"], sound.sample_rate)
+        missing = missing | damaged_samples(_known(data), options["repair"], sound.sample_rate)
     if options.get("mask") is not None:
         unknown = _alike(sound, "mask", options["mask"]) != 0
         missing = missing | (~unknown if options["invert_mask"] else unknown)
@@ -107,6 +107,23 @@ def _missing(sound: Sound, options: Mapping[str, Any]) -> Array:
     if options.get("drop") is not None:
         missing = missing | dropped((len(data), 1), data.shape, options)
     return np.asarray(missing)
+
+
+def _known(data: Array) -> Array:
+    """Return samples (n, K) with the mean where there are none."""
+    missing = np.isnan(data)
+    return np.where(missing, np.nanmean(data) if (~missing).any() else 0, data)
+
+
+def _louder(restored: Array, sound: Sound, options: Mapping[str, Any]) -> Array:
+    """Return restored samples (n, K), those that were clipped beyond the level of clipping, if that
+    is known: noise that is removed may have been all that was beyond it.
+    """
+    if "clipping" not in (options["repair"] or ()) or options.get("denoise", True):
+        return restored
+    from truvae.gaps import beyond_clipping
+
+    return beyond_clipping(restored, _known(sound.data))
 
 
 def _restore(
