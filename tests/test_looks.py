@@ -88,3 +88,9 @@ def test_the_best_quality_tries_its_looks_and_tells_which_it_took():
     assert {len(sizes) for sizes in result.look_sizes} == {result.looks}
     assert np.square(result.restored - clean).mean() < np.square(noisy - clean).mean() / 4
     assert {epoch.index for epoch in result.history} == {*range(6)}  # not those of the trial
+
+
+def test_a_trial_leaves_time_for_the_looks_themselves():
+    _, noisy = noisy_scene()
+    result = truvae.denoise(noisy, quality="best", time_budget=6.0, return_result=True)
+    assert result.looks >= 2

@@ -132,8 +132,7 @@ class Job:
         """Fit the models, combine their estimates, and look again."""
         fitting = _FITTING if self.complete and not self._several_courses() else _FITTING / 2
         n_looks = self.plan.looks or count(self.plan.courses)
-        looking = n_looks * _SECONDS_PER_VALUE * self.images.numel()
-        looking = min(looking, clock.left() * (1 - fitting))
+        looking = min(self._seconds_of(n_looks), clock.left() * (1 - fitting))
         runs = self._fit_all(clock.without(looking).span(0, fitting), on_epoch)
         estimate, trust = self._combine(runs)
         final = self._finish(estimate, runs, clock.span(fitting, 1))
@@ -193,6 +192,10 @@ class Job:
         whole = _filled(self.material.seen, estimate)
         self.material = Material(whole, noise, self.known, self.material.generator, self.ranks)
 
+    def _seconds_of(self, n_looks: int) -> float:
+        """Return how long so many looks at all frames may take."""
+        return n_looks * _SECONDS_PER_VALUE * self.images.numel()
+
     def _several_courses(self) -> bool:
         """Say whether there may be a choice of looks to take."""
         return len((self.plan.noisy or self.plan).courses) > 1
@@ -249,8 +252,9 @@ class Job:
         """Refine the estimates as planned, and as the time allows."""
         course, share = self.plan.courses[0], 0.0
         if len(self.plan.courses) > 1:
-            share = _TRIAL
-            course = self._best_course(self._main(runs), clock.span(0, share))
+            share, most = _TRIAL, max(count([course]) for course in self.plan.courses)
+            trial = clock.without(self._seconds_of(most)).span(0, share)
+            course = self._best_course(self._main(runs), trial)
         images = _filled(self.images, estimates)
         going_on = self._go_on(clock.span(share, 1), count([course]))
         looks = Looks(images, estimates, self.material.noise, going_on, self.ranks)
@@ -268,7 +272,7 @@ class Job:
         run = fit_model(
             Material(noisier, sigma, self.known, material.generator, self.ranks),
             replace(main.settings, epochs=epochs),
-            clock.span(0, _FITTING),
+            clock.without(self._seconds_of(count(courses))).span(0, _FITTING),
             lambda epoch: None,
             self.checkpoint,
             "trial",
