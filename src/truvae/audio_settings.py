@@ -9,7 +9,15 @@ import numpy.typing as npt
 
 from truvae.errors import InputError
 from truvae.presets import preset as preset_called
-from truvae.settings import COVARIANCES, QUALITIES, Plan, Settings, check_choice, recipe_of
+from truvae.settings import (
+    COVARIANCES,
+    OVERRIDES,
+    QUALITIES,
+    Plan,
+    Settings,
+    check_choice,
+    recipe_of,
+)
 
 Array = npt.NDArray[Any]
 
@@ -20,7 +28,6 @@ _EFFORT = {"fast": (1, 4, 2), "balanced": (1, 10, 3), "best": (3, 16, 3)}
 _WINDOW, _FEWEST, _MOST, _PAPER = 0.025, 8, 1200, 400
 # Windows from the beginning of one to its end, and the most to train on.
 _STRIDES, _TRAINED = 50, 1 << 13
-_OVERRIDES = ("patch_size", "n_latents", "hidden", "n_states", "epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +60,7 @@ class SoundWishes:
             plan = _chosen(n, sample_rate, self.quality, self.covariance == "isotropic")
         else:
             plan = _of_the_paper(recording, self.preset, self.selection)
-        plan = plan.override({name: getattr(self, name) for name in _OVERRIDES})
+        plan = plan.override({name: getattr(self, name) for name in OVERRIDES})
         (settings,) = plan.models
         if not _FEWEST <= settings.patch_size <= n:
             raise InputError(

@@ -1,6 +1,5 @@
 """Restoration of pictures of any kind: what the library and the command line call."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -17,35 +16,23 @@ from truvae.errors import InputError
 from truvae.fill import nearest_known
 from truvae.io import to_dtype
 from truvae.job import Done, Job
-from truvae.levels import noise_level
-from truvae.limits import GB, needed, within
+from truvae.limits import GB, needed
 from truvae.model import Model
-from truvae.patches import Patches
-from truvae.presets import preset as preset_called
 from truvae.ranks import ALONE, Ranks
 from truvae.settings import (
-    NOISES,
+    OVERRIDES,
     SMALLEST_PATCH,
     STACKS,
     Course,
-    Plan,
     Settings,
     check_choice,
-    choose,
-    plan_of,
 )
-from truvae.stabilise import PoissonGaussian, is_signal_dependent
+from truvae.stabilise import PoissonGaussian
 from truvae.training import Epoch
 from truvae.units import Units, rms
+from truvae.wishes import Wishes
 
 Array = npt.NDArray[Any]
-
-# Side of the patches from which the noise is estimated, in pixels.
-_NOISE_PATCH = 8
-# Most frames of a stack that take part in that.
-_NOISE_FRAMES = 8
-# Settings that can be given.
-_OVERRIDES = ("patch_size", "n_latents", "hidden", "n_states", "epochs")
 
 
 @dataclass(frozen=True)
@@ -235,7 +222,7 @@ def denoise(
         "n_states": n_states,
         "epochs": epochs,
     }
-    wishes = _Wishes(noise, sigma, quality, covariance, preset, selection, memory_limit, overrides)
+    wishes = Wishes(noise, sigma, quality, covariance, preset, selection, memory_limit, overrides)
     wishes.check()
     check_choice("stack", stack, STACKS)
     where = device_called(device)
@@ -355,72 +342,16 @@ def memory_needed(
     >>> memory_needed((1, 256, 256, 1)) < 1 < memory_needed((1, 8192, 2048, 1)) < 3
     True
     """
-    known = {name: value for name, value in overrides.items() if name in _OVERRIDES}
-    wishes = _Wishes(
+    known = {name: value for name, value in overrides.items() if name in OVERRIDES}
+    wishes = Wishes(
         "auto", None, quality, covariance, preset, None, memory_limit, known, n_frames=shape[0]
     )
     return needed(wishes.plan(shape[1:], 0.5, True), shape) / GB
 
 
-@dataclass(frozen=True)
-class _Wishes:
-    """What was asked for, for every frame."""
-
-    noise: str
-    sigma: float | None
-    quality: str
-    covariance: str
-    preset: str | None
-    selection: str | None
-    memory_limit: float | None
-    overrides: dict[str, Any]
-    n_frames: int = 1
-    """All of those in memory, whether they are restored together or not."""
-
-    def check(self) -> None:
-        """Raise an `InputError` for wishes that make no sense, whatever the picture."""
-        check_choice("noise", self.noise, NOISES)
-        if self.sigma is not None and not 0 < self.sigma < np.inf:
-            raise InputError(f"sigma must be above 0, in units of the picture, not {self.sigma:g}")
-        if self.sigma is not None and self.noise == "poisson-gaussian":
-            raise InputError("sigma is the level of gaussian noise: leave one of both out")
-        if self.preset is not None and self.noise == "poisson-gaussian":
-            raise InputError("a preset reckons with gaussian noise: leave noise or preset out")
-        if self.preset is None and self.selection is not None:
-            raise InputError("a selection goes with a preset: give one, or leave selection out")
-        if self.memory_limit is not None and not 0 < self.memory_limit < np.inf:
-            raise InputError(f"the memory limit must be above 0 GB, not {self.memory_limit:g}")
-        replace(self, memory_limit=None).plan((1 << 10, 1 << 10, 1), 0.5, True)
-
-    def options(self) -> dict[str, Any]:
-        """Return all of it by name."""
-        first = {name: value for name, value in vars(self).items() if name != "overrides"}
-        return first | self.overrides
-
-    def plan(self, shape: tuple[int, ...], noise: float, complete: bool) -> Plan:
-        """Return the plan for pictures (R, C, K) whose noise has this share of their spread."""
-        if self.preset is not None:
-            plan = plan_of(preset_called(self.preset), self.selection)
-        else:
-            plan = choose(shape, noise, self.quality, self.covariance, complete)
-        return within(plan.override(self.overrides), (self.n_frames, *shape), self.memory_limit)
-
-    def stabilisers(self, frames: Array) -> tuple[PoissonGaussian, ...] | None:
-        """Return the noise of each channel of frames if it is to count as signal-dependent."""
-        if self.sigma is not None or self.preset is not None or self.noise == "gaussian":
-            return None
-        channels = _channels(_some(frames))
-        if self.noise == "auto":
-            planes = (plane for channel in channels for plane in channel)
-            if not any(is_signal_dependent(plane) for plane in planes):
-                return None
-        # All frames above each other have one noise.
-        return tuple(PoissonGaussian.estimate(np.concatenate([*frames])) for frames in channels)
-
-
 def _restored(
     frames: Array,
-    wishes: _Wishes,
+    wishes: Wishes,
     device: torch.device,
     seed: int,
     checkpoint: Checkpoint,
@@ -431,7 +362,7 @@ def _restored(
     """Restore frames (F, R, C, K) by models that they share; constant channels stay as they are."""
     constant = np.nanmax(frames, (0, 1, 2)) == np.nanmin(frames, (0, 1, 2))
     varying = frames[..., ~constant]
-    units, levels = ranks.first(lambda: _estimated(varying, wishes))
+    units, levels = ranks.first(lambda: wishes.units(varying))
     noise = units.noise
     complete = not np.isnan(varying).any()
     plan = wishes.plan(varying.shape[1:], rms(levels) / rms(units.spread), complete)
@@ -444,20 +375,6 @@ def _restored(
     told = rms(levels / units.spread)
     job = Job(varying, plan, units, told, wishes.sigma is not None, device, seed, checkpoint, ranks)
     return _result(job.run(clock, on_epoch), frames, constant, units)
-
-
-def _estimated(frames: Array, wishes: _Wishes) -> tuple[Units, Array]:
-    """Return the units of frames, which know noise that depends on the signal, and the level of
-    noise of each channel, (K,).
-    """
-    noise = wishes.stabilisers(frames)
-    units = Units.of(frames, noise)
-    levels = _noise_levels(units.stabilise(frames), wishes.sigma)
-    if noise is not None:
-        # Stabilised noise is 1, but less where hardly any events are counted, often most of a
-        # picture.
-        levels = np.maximum(levels, 1.0)
-    return units, levels
 
 
 def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:
@@ -521,36 +438,6 @@ def _joined(results: list[Result], array: Array, channel_axis: int | None) -> Re
         missing=float(np.mean([result.missing for result in results])),
         frames=sum(result.frames for result in results),
     )
-
-
-def _channels(frames: Array) -> list[Array]:
-    """Return the channels (F, R, C) of frames (F, R, C, K)."""
-    return [frames[..., k] for k in range(frames.shape[3])]
-
-
-def _some(frames: Array) -> Array:
-    """Return at most a few frames, evenly spaced, and none that is constant."""
-    rough = [frame for frame in frames if np.nanstd(frame) > 0]
-    return np.stack(rough[:: -(-len(rough) // _NOISE_FRAMES)])
-
-
-def _noise_levels(frames: Array, sigma: float | None) -> Array:
-    """Return the level of noise of each channel, (K,): as given, or estimated."""
-    channels = _channels(_some(frames))
-    if sigma is not None:
-        return np.full(len(channels), float(sigma))
-    # Small pictures have too few patches for the covariance of large ones.
-    shape = frames.shape[1:3]
-    size = min(_NOISE_PATCH, max(2, round(math.prod(shape) ** 0.5) // 12), *shape)
-    return np.array([rms([_noise_level(plane, size) for plane in planes]) for planes in channels])
-
-
-def _noise_level(plane: Array, size: int) -> float:
-    offset, spread = float(np.nanmean(plane)), float(np.nanstd(plane))
-    if spread == 0:  # a channel of one frame may be constant though others are not
-        return 0.0
-    standard = torch.as_tensor((plane - offset) / spread, dtype=torch.float32)
-    return spread * noise_level(Patches(standard, size))
 
 
 __all__ = ["Result", "denoise", "inpaint"]

@@ -35,6 +35,8 @@ looks, their estimates are averaged."""
 COVARIANCES = ("auto", "isotropic", "dct")
 NOISES = ("auto", "gaussian", "poisson-gaussian")
 STACKS = ("frames", "shared")
+# Settings that can be given.
+OVERRIDES = ("patch_size", "n_latents", "hidden", "n_states", "epochs")
 # By how much the variance of the noise that the white-noise model learns may exceed the estimate
 # before it counts as signal that this model cannot explain: from none to all of the trust goes to
 # the other model.
@@ -321,6 +323,7 @@ def _by_size(shape: tuple[int, ...], size: int) -> tuple[float, float]:
 __all__ = [
     "COVARIANCES",
     "NOISES",
+    "OVERRIDES",
     "QUALITIES",
     "SMALLEST_PATCH",
     "STACKS",
