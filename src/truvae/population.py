@@ -23,7 +23,7 @@ _TOGETHER = 8
 # An odd number with well spread bits: 2^64 over the golden ratio.
 _MIX = 0x9E3779B97F4A7C15 - (1 << 64)
 # Data points whose first states are made distinct together.
-_BLOCK = 1 << 9
+_ROWS = 1 << 9
 
 
 @dataclass
@@ -310,10 +310,10 @@ def _make_distinct(words: Tensor, n_latents: int, generator: torch.Generator) ->
     rows = torch.arange(len(words), device=words.device)
     while len(rows):
         # In blocks: the keys of long codes take many times the memory of the codes.
-        again = torch.cat([_repeated(words[part]) for part in rows.split(_BLOCK)])
+        again = torch.cat([_repeated(words[part]) for part in rows.split(_ROWS)])
         rows, again = rows[again.any(1)], again[again.any(1)]
         bit = torch.randint(n_latents, again.shape, generator=generator, device=words.device)
-        parts = (whole.split(_BLOCK) for whole in (rows, again, bit))
+        parts = (whole.split(_ROWS) for whole in (rows, again, bit))
         for part, repeated, places in zip(*parts, strict=True):
             changed = bits.flip(words[part], places)
             words[part] = torch.where(repeated[..., None], changed, words[part])
