@@ -26,6 +26,7 @@ from truvae import (
     DiagonalGaussian,
     Gaussian,
     InputError,
+    LowRankGaussian,
     Model,
     PoissonNoise,
     Recipe,
@@ -524,8 +525,10 @@ NOISES = {
     "per feature": lambda: Gaussian(torch.ones(5)),
     "correlated": lambda: CorrelatedGaussian(torch.ones(5), torch.eye(5)),
     "diagonal": lambda: DiagonalGaussian(torch.tensor(0.1), torch.eye(5), torch.ones(5)),
+    "low-rank": lambda: LowRankGaussian(torch.tensor(0.1), rank=2),
     "poisson": PoissonNoise,
 }
+WIDTH = {"diagonal": 10, "low-rank": 15}
 
 
 @pytest.mark.parametrize(
@@ -539,7 +542,7 @@ def test_a_training_in_two_pieces_is_that_in_one(noise, closed_form):
 
     def untrained(seed):
         g = torch.Generator().manual_seed(seed)
-        decoder = recipe.decoder(10 if noise == "diagonal" else 5, g)
+        decoder = recipe.decoder(WIDTH.get(noise, 5), g)
         model = Model(recipe.prior(g.device), decoder, NOISES[noise]())
         return Training(model, recipe.states(60, g), Adam(model.parameters()), g)
 

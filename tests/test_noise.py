@@ -94,12 +94,6 @@ def test_samples_have_the_covariance_they_should():
     np.testing.assert_allclose(np.cov(x.numpy().T), expected, atol=0.02 * np.trace(expected))
 
 
-def test_missing_entries_are_refused():
-    noise = DiagonalGaussian(torch.ones(()), torch.eye(2), torch.ones(2))
-    with pytest.raises(ValueError, match="complete data"):
-        noise.data_terms(torch.tensor([[1.0, math.nan]]))
-
-
 def test_training_finds_the_variances_and_keeps_sigma():
     """Without structure in the means, v has to explain what exceeds the noise."""
     g = torch.Generator().manual_seed(0)

@@ -12,9 +12,11 @@ from truvae import (
     Bernoulli,
     BernoulliNoise,
     CorrelatedGaussian,
+    DiagonalGaussian,
     Evolution,
     Gaussian,
     GradientFlips,
+    LowRankGaussian,
     Model,
     Neighbours,
     PoissonNoise,
@@ -33,6 +35,10 @@ def orthonormal(seed=0):
     return torch.linalg.qr(torch.randn(D, D, generator=g, dtype=torch.float64)).Q
 
 
+def one(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
 def scale():
     return torch.linspace(0.2, 1.4, D, dtype=torch.float64)
 
@@ -41,25 +47,42 @@ MODELS = {
     "gaussian": lambda: Gaussian(torch.tensor(0.3, dtype=torch.float64)),
     "gaussian-each": lambda: Gaussian(scale()),
     "correlated": lambda: CorrelatedGaussian(scale(), orthonormal()),
+    "diagonal": lambda: DiagonalGaussian(one(0.3), orthonormal(), scale()),
+    "low-rank": lambda: LowRankGaussian(one(0.3), rank=2),
     "bernoulli": BernoulliNoise,
     "poisson": PoissonNoise,
 }
+# Decoder outputs for each observable, where they are not means alone.
+WIDTH = {"diagonal": 2, "low-rank": 3}
 
 
 def density(name, x, output):
     """Return log p(x | z) of the entries of one data point that are not NaN, by SciPy."""
     known = np.isfinite(x)
-    x, output = x[known], output[known]
     if name == "bernoulli":
-        return stats.bernoulli(1 / (1 + np.exp(-output))).logpmf(x).sum()
+        return stats.bernoulli(1 / (1 + np.exp(-output[known]))).logpmf(x[known]).sum()
     if name == "poisson":
-        return stats.poisson(np.exp(output)).logpmf(x).sum()
+        return stats.poisson(np.exp(output[known])).logpmf(x[known]).sum()
+    mean, covariance = gaussian(name, output)
+    return stats.multivariate_normal(mean[known], covariance[np.ix_(known, known)]).logpdf(x[known])
+
+
+def gaussian(name, output):
+    """Return mean and covariance of the data that decoder outputs stand for."""
+    basis = orthonormal().numpy()
+    if name == "diagonal":
+        mean, log_variance = output.reshape(2, D)
+        variances = scale().numpy() * np.exp(log_variance) + 0.3
+        return basis @ mean, basis * variances @ basis.T
+    if name == "low-rank":
+        mean, *loadings = output.reshape(3, D)
+        return mean, np.transpose(loadings) @ loadings + 0.3 * np.eye(D)
     covariance = {
         "gaussian": 0.3 * np.eye(D),
         "gaussian-each": np.diag(scale()),
-        "correlated": orthonormal().numpy() * scale().numpy() @ orthonormal().numpy().T,
-    }[name][np.ix_(known, known)]
-    return stats.multivariate_normal(output, covariance).logpdf(x)
+        "correlated": basis * scale().numpy() @ basis.T,
+    }[name]
+    return output, covariance
 
 
 @pytest.fixture(params=list(MODELS))
@@ -68,7 +91,7 @@ def name(request):
 
 
 def model_of(name, seed=0):
-    model = make_model(n_observables=D, seed=seed)
+    model = make_model(n_observables=D * WIDTH.get(name, 1), seed=seed)
     model.noise = MODELS[name]()
     return model
 
@@ -98,11 +121,15 @@ def test_a_single_observable(name):
     """The shapes of terms with and without gaps coincide there."""
     noise = MODELS[name]()
     if name == "gaussian-each":
-        noise = Gaussian(torch.tensor([0.7], dtype=torch.float64))
-    if name == "correlated":
-        one = torch.ones(1, 1, dtype=torch.float64)
-        noise = CorrelatedGaussian(torch.tensor([0.7], dtype=torch.float64), one)
-    outputs = torch.tensor([[-0.5], [0.8]], dtype=torch.float64)
+        noise = Gaussian(one([0.7]))
+    if name in ("correlated", "diagonal"):
+        basis, variances = torch.ones(1, 1, dtype=torch.float64), one([0.7])
+        noise = (
+            CorrelatedGaussian(variances, basis)
+            if name == "correlated"
+            else DiagonalGaussian(one(0.3), basis, variances)
+        )
+    outputs = one([[-0.5], [0.8]]).repeat(1, WIDTH.get(name, 1))
     x = torch.tensor([[1.0], [torch.nan]], dtype=torch.float64)
     both, whole = noise.log_likelihood(x, outputs), noise.log_likelihood(x[:1], outputs)
     torch.testing.assert_close(both[:1], whole, rtol=1e-12, atol=1e-12)
@@ -169,9 +196,9 @@ def test_samples_are_from_the_density(name):
     x = model.noise.sample(outputs.expand(100_000, -1), torch.Generator().manual_seed(0))
     error = x.std(0) / 100_000**0.5
     assert ((x.mean(0) - model.noise.mean(outputs)[0]).abs() < 5 * error).all()
-    if name == "correlated":
-        expected = orthonormal().numpy() * scale().numpy() @ orthonormal().numpy().T
-        np.testing.assert_allclose(np.cov(x.numpy().T), expected, atol=0.02)
+    if name in ("correlated", "diagonal", "low-rank"):
+        expected = gaussian(name, outputs[0].numpy())[1]
+        np.testing.assert_allclose(np.cov(x.numpy().T), expected, atol=0.02 * np.trace(expected))
 
 
 def test_outputs_for_a_mean_say_that_mean(name):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         CorrelatedGaussian,
         DiagonalGaussian,
         Gaussian,
+        LowRankGaussian,
         Noise,
         PoissonNoise,
     )
@@ -56,6 +57,7 @@ _HOME = {
     "Gaussian": "noise",
     "GradientFlips": "proposals",
     "InputError": "errors",
+    "LowRankGaussian": "noise",
     "MLP": "decoders",
     "Model": "model",
     "NearChunks": "chunks",
@@ -112,6 +114,7 @@ __all__ = [
     "Gaussian",
     "GradientFlips",
     "InputError",
+    "LowRankGaussian",
     "Model",
     "NearChunks",
     "Neighbours",

@@ -148,7 +148,7 @@ class Pool(ABC):
         with torch.enable_grad():
             outputs = self.model.decode_dense(z.flatten(0, 1))
             terms = self.model.noise.state_terms(outputs, self._data_terms.shape[1])
-            total = (terms.view(*words.shape[:2], -1) * self._data_terms[:, None]).sum()
+            total = self._score_pairs(self._data_terms, terms, words.shape[1]).sum()
             (slope,) = torch.autograd.grad(total, z)
         z = z.detach()
         return (1 - 2 * z) * (slope + self.model.prior.pi.logit())
@@ -157,6 +157,11 @@ class Pool(ABC):
         """Return the decoder's outputs, the state terms and log p(z) of states (U, W)."""
         outputs, log_prior = self.model.decode(words)
         return outputs, self.model.noise.state_terms(outputs, self._data_terms.shape[1]), log_prior
+
+    def _score_pairs(self, data_terms: Tensor, terms: Tensor, n_states: int) -> Tensor:
+        """Return the log-likelihoods (b, C) of data under C states each, with terms (b C, any)."""
+        own = terms.view(len(data_terms), n_states, -1)
+        return self.model.noise.score_pairs(data_terms[:, None], own)
 
 
 class OwnPool(Pool):
@@ -217,13 +222,12 @@ class OwnPool(Pool):
     def _score_all(self, words: Tensor) -> Tensor:
         """Return the log-joints (B, U) of states (U, W) for all data points."""
         _, terms, log_prior = self._decode(words)
-        return torch.addmm(log_prior[None], self._data_terms, terms.T)
+        return self.model.noise.score(self._data_terms, terms, log_prior)
 
     def _score_own(self, words: Tensor, data_terms: Tensor) -> Tensor:
         """Return the log-joints (b, C) of states (b, C, W) for a few data points."""
         _, terms, log_prior = self._decode(words.flatten(0, 1))
-        # Several times faster than a batched product of matrices with vectors.
-        pairs: Tensor = torch.linalg.vecdot(terms.view(*words.shape[:2], -1), data_terms[:, None])
+        pairs = self._score_pairs(data_terms, terms, words.shape[1])
         return pairs + log_prior.view(words.shape[:2])
 
     def _distinct(self) -> tuple[Tensor, Tensor]:
@@ -277,7 +281,7 @@ class SharedPool(Pool):
 
     def _score(self, words: Tensor) -> tuple[Tensor, Tensor]:
         outputs, terms, log_prior = self._decode(words)
-        return outputs, torch.addmm(log_prior[None], self._data_terms, terms.T)
+        return outputs, self.model.noise.score(self._data_terms, terms, log_prior)
 
     def _find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Return the columns of `keys`, counting on where they are new, and which are new."""

@@ -22,6 +22,7 @@ from truvae.noise import (
     CorrelatedGaussian,
     DiagonalGaussian,
     Gaussian,
+    LowRankGaussian,
     Noise,
     PoissonNoise,
 )
@@ -31,7 +32,14 @@ _FORMAT = 1
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _NOISES: dict[str, type[Noise]] = {
     cls.__name__: cls
-    for cls in (Gaussian, CorrelatedGaussian, DiagonalGaussian, BernoulliNoise, PoissonNoise)
+    for cls in (
+        Gaussian,
+        CorrelatedGaussian,
+        DiagonalGaussian,
+        LowRankGaussian,
+        BernoulliNoise,
+        PoissonNoise,
+    )
 }
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": relu,

@@ -252,7 +252,7 @@ def m_step(
         z, column = _distinct_states(words[point, state], model)
         with torch.set_grad_enabled(optimizer is not None):
             outputs = model.decode_dense(z)
-            log_likelihood = model.noise.log_likelihood(x, outputs)
+            log_likelihood = model.noise.log_likelihood(x, outputs, (point, column))
         with torch.no_grad():
             log_joint = log_likelihood + model.prior.log_prob(z)
             q = torch.softmax(_only(log_joint, point, column), 1)

@@ -2,7 +2,7 @@
 
 from truvae.noise.base import Noise, on_device
 from truvae.noise.counts import BernoulliNoise, PoissonNoise
-from truvae.noise.covariances import DiagonalGaussian
+from truvae.noise.covariances import DiagonalGaussian, LowRankGaussian
 from truvae.noise.gaussian import CorrelatedGaussian, Gaussian
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "CorrelatedGaussian",
     "DiagonalGaussian",
     "Gaussian",
+    "LowRankGaussian",
     "Noise",
     "PoissonNoise",
     "on_device",

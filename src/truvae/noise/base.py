@@ -13,8 +13,9 @@ class Noise(ABC):
     """How data lie around what a decoder says of a state.
 
     A log-likelihood is the product of `data_terms` and `state_terms`, so that one matrix product
-    scores all pairs of data and states. Missing observables, NaN in the data, are left out of every
-    sum (Eq. 16 of the paper).
+    scores all pairs of data and states; where it is not, `score`, `score_pairs` and
+    `log_likelihood` say what to do with these terms instead. Missing observables, NaN in the data,
+    are left out of every sum (Eq. 16 of the paper).
 
     A noise model of one's own needs the three abstract methods and `sample`; what it learns, it
     learns in closed form by `gather` and `update`, or by gradient through its `parameters`.
@@ -48,8 +49,29 @@ class Noise(ABC):
         """Return the decoder outputs, (any,), of a state with the mean (D,): where to start."""
         return mean
 
-    def log_likelihood(self, x: Tensor, outputs: Tensor) -> Tensor:
-        """Return log p(x_b | z_u) in nats of data (B, D) under decoded states (U, any): (B, U)."""
+    def score(self, data_terms: Tensor, state_terms: Tensor, offset: Tensor) -> Tensor:
+        """Return the log-likelihoods (B, U) in nats of all pairs of data and states, given what
+        these bring to them, plus an offset (U,) for each state.
+        """
+        return torch.addmm(offset[None], data_terms, state_terms.T)
+
+    def score_pairs(self, data_terms: Tensor, state_terms: Tensor) -> Tensor:
+        """Return the log-likelihoods (...) in nats of pairs of data (..., K) and states (..., K').
+
+        The leading axes of both are broadcast.
+        """
+        # Several times faster than a batched product of matrices with vectors.
+        scores: Tensor = torch.linalg.vecdot(state_terms, data_terms)
+        return scores
+
+    def log_likelihood(
+        self, x: Tensor, outputs: Tensor, pairs: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Return log p(x_b | z_u) in nats of data (B, D) under decoded states (U, any): (B, U).
+
+        If only some `pairs` are asked for, given by their rows b and their columns u, the others
+        may be any finite numbers.
+        """
         terms = self.data_terms(x)
         return terms @ self.state_terms(outputs, terms.shape[1]).T
 
