@@ -18,8 +18,10 @@ from truvae.patches import Patches, every, merge, merge_moments
 from truvae.ranks import ALONE, Ranks
 from truvae.training import Posterior
 
-# References lie on every second pixel, in tiles of 8 x 8 that share their candidates.
-_STRIDE, _TILE = 2, 8
+# References lie on every third row and column (every second one costs twice the time and gains less
+# than 0.01 dB), where pixels are missing on every second one; those in tiles of so many pixels
+# share their candidates.
+_STRIDE, _DENSE, _TILE = 3, 2, 16
 # Where pixels are missing every patch has a system of equations of its own: so many patches of a
 # group are estimated, those nearest to the reference.
 _ESTIMATED = 8
@@ -86,10 +88,12 @@ def refine(
     """
     data, pilot = Patches(noisy, size), Patches(estimate.to(noisy), size)
     n_near = min(n_near, len(data))
-    posterior_of = _complete if noisy.isfinite().all() else _incomplete
+    complete = bool(noisy.isfinite().all())
+    posterior_of = _complete if complete else _incomplete
+    tiles = _tiles(pilot.grid, min(_STRIDE if complete else _DENSE, size), reach, noisy.device)
     posteriors = (
         posterior_of(data, pilot, _nearest(pilot, references, near, n_near), sigma**2, spare**2)
-        for references, near in ranks.mine(_tiles(pilot.grid, reach, noisy.device))
+        for references, near in ranks.mine(tiles)
     )
     return merge(data, posteriors, _DOUBT * sigma**2, ranks)
 
@@ -207,13 +211,14 @@ def _conditional(
 
 
 def _tiles(
-    grid: tuple[int, int], reach: int, device: torch.device
+    grid: tuple[int, int], stride: int, reach: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the row numbers of the references of each tile, and of the patches around it."""
-    rows, columns = (every(n, _STRIDE) for n in grid)
-    for i in range(0, len(rows), _TILE):
-        for j in range(0, len(columns), _TILE):
-            tile = rows[i : i + _TILE], columns[j : j + _TILE]
+    rows, columns = (every(n, stride) for n in grid)
+    side = _TILE // stride
+    for i in range(0, len(rows), side):
+        for j in range(0, len(columns), side):
+            tile = rows[i : i + side], columns[j : j + side]
             around = _around(tile[0], reach, grid[0]), _around(tile[1], reach, grid[1])
             yield _numbers(tile, grid[1], device), _numbers(around, grid[1], device)
 
