@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import truvae
-from truvae import InputError
+from truvae import InputError, job
 from truvae.settings import QUALITIES, choose, trust_in_dct
 
 SMALL = {"n_latents": 16, "hidden": (32,), "n_states": 8, "epochs": 20}
@@ -55,6 +55,18 @@ def test_covariances_and_second_looks_restore_better(covariance):
         assert result.sigma_source == "estimated" and result.settings.covariance == "dct"
     else:
         assert result.covariances[0] == "isotropic" and len(result.covariances) == 2
+
+
+def test_once_stopped_no_other_model_is_begun(monkeypatch):
+    begun, epochs = [], []
+    fit_model = job.fit_model
+    monkeypatch.setattr(job, "fit_model", lambda *args: begun.append(args) or fit_model(*args))
+    result = truvae.denoise(
+        noisy_scene()[1], return_result=True, quality="best", on_epoch=epochs.append,
+        should_stop=lambda: len(epochs) > 1, **SMALL,
+    )  # fmt: skip
+    assert len(begun) == 1 and result.covariances == ["isotropic"]
+    assert np.isfinite(result.restored).all()
 
 
 def test_what_white_noise_cannot_explain_goes_to_the_other_model():

@@ -161,7 +161,7 @@ class Job:
         """Fit one model after the other, each of the kind that the ones before it call for."""
         runs: list[Run] = []
         last = False
-        while not last and not (runs and clock.left() < runs[-1].seconds / 2):
+        while not (last or (runs and self._is_over(clock, runs[-1]))):
             settings = self.plan.models[-1 if self._trust(runs) > 0 else 0]
             n_runs = (self.plan.noisy or self.plan).runs  # as many as there may be
             n_runs = len(runs) + 1 if settings.covariance == "dct" else n_runs
@@ -176,6 +176,10 @@ class Job:
                 self._go_on_with(run.merged)
             last = settings.covariance == "dct" or len(runs) >= self.plan.runs
         return runs
+
+    def _is_over(self, clock: Clock, run: Run) -> bool:
+        """Say whether there is no time for another model like the last one."""
+        return clock.should_stop() or clock.left() < run.seconds / 2
 
     def _go_on_with(self, estimate: Tensor) -> None:
         """Let an estimate of incomplete frames say which patches are near. If they are noisy and
