@@ -146,11 +146,12 @@ def denoise(
         "frames" to restore each frame of a stack on its own, "shared" to fit models to patches of
         all frames: much faster, and better if the frames are alike and small.
     quality
-        "fast", "balanced" or "best": how much time to take.
+        "fast", "balanced" or "best": how much time to take. "best" also finds which further looks
+        suit the picture (`truvae.looks`).
     covariance
         "isotropic" for the model of the paper and nothing else, "dct" for models whose states have
         a covariance of their own, "auto" to combine both as the picture needs it. All but
-        "isotropic" take a second look at the picture (`truvae.refine`).
+        "isotropic" look at the picture again (`truvae.refine`).
     preset
         The name of a row of the paper's Table 1, "paper:denoise-..." (`truvae.presets`), to do what
         the paper did; quality and covariance then have no effect.
