@@ -160,8 +160,7 @@ class Job:
     def _fit_all(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> list[Run]:
         """Fit one model after the other, each of the kind that the ones before it call for."""
         runs: list[Run] = []
-        last = False
-        while not (last or (runs and self._is_over(clock, runs[-1]))):
+        while not (runs and self._is_enough(runs, clock)):
             settings = self.plan.models[-1 if self._trust(runs) > 0 else 0]
             n_runs = (self.plan.noisy or self.plan).runs  # as many as there may be
             n_runs = len(runs) + 1 if settings.covariance == "dct" else n_runs
@@ -174,12 +173,13 @@ class Job:
                 run.finish()
             if not self.complete:
                 self._go_on_with(run.merged)
-            last = settings.covariance == "dct" or len(runs) >= self.plan.runs
         return runs
 
-    def _is_over(self, clock: Clock, run: Run) -> bool:
-        """Say whether there is no time for another model like the last one."""
-        return clock.should_stop() or clock.left() < run.seconds / 2
+    def _is_enough(self, runs: Sequence[Run], clock: Clock) -> bool:
+        """Say whether no more models are planned, or there is no time for one like the last."""
+        if runs[-1].settings.covariance == "dct" or len(runs) >= self.plan.runs:
+            return True
+        return clock.should_stop() or clock.left() < runs[-1].seconds / 2
 
     def _go_on_with(self, estimate: Tensor) -> None:
         """Let an estimate of incomplete frames say which patches are near. If they are noisy and
@@ -221,10 +221,14 @@ class Job:
         isotropic_only = len(self.plan.models) == 1 or not runs
         return 0.0 if isotropic_only else trust_in_dct(_learned(runs), self.material.noise)
 
+    def _share_of_dct(self, runs: Sequence[Run]) -> float:
+        """Return the share of the models of kind "dct" in the estimate, in [0, 1]."""
+        kinds = {run.settings.covariance for run in runs}
+        return self._trust(runs) if len(kinds) > 1 else float("dct" in kinds)
+
     def _combine(self, runs: Sequence[Run]) -> tuple[Tensor, float]:
         """Average the estimates of each kind, and the kinds by the trust in them."""
-        kinds = {run.settings.covariance for run in runs}
-        trust = self._trust(runs) if len(kinds) > 1 else float("dct" in kinds)
+        trust = self._share_of_dct(runs)
 
         def mean(kind: str) -> Tensor:
             merged = [run.merged for run in runs if run.settings.covariance == kind]
@@ -236,7 +240,7 @@ class Job:
 
     def _main(self, runs: Sequence[Run]) -> Run:
         """Return the first model of the kind that counts most."""
-        _, trust = self._combine(runs)
+        trust = self._share_of_dct(runs)
         return next(run for run in runs if trust <= 0.5 or run.settings.covariance == "dct")
 
     def _finish(self, estimates: Tensor, runs: Sequence[Run], clock: Clock) -> _Final:

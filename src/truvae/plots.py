@@ -72,8 +72,7 @@ def fields(
     n_columns = n_columns or math.ceil(math.sqrt(len(pictures)))
     limits = {"vmin": pictures.min(), "vmax": pictures.max()}
     if symmetric:
-        peaks = np.abs(pictures).max(tuple(range(1, pictures.ndim)), keepdims=True)
-        pictures = pictures / np.where(peaks > 0, peaks, 1) / 2 + 0.5
+        pictures = _by_magnitude(pictures) / 2 + 0.5
         limits = {"vmin": 0.0, "vmax": 1.0}
     if ax is None:
         inches = (n_columns * _TILE, -(-len(pictures) // n_columns) * _TILE)
@@ -114,8 +113,7 @@ def windows(components: npt.ArrayLike, ax: "Axes | None" = None) -> "Axes":
     if signals.size == 0 or signals.ndim not in (2, 3):
         raise InputError(f"there are no windows in an array of shape {signals.shape}")
     signals = signals.reshape(len(signals), -1, signals.shape[-1])
-    peaks = np.abs(signals).max((1, 2), keepdims=True)
-    signals = signals / np.where(peaks > 0, peaks, 1) * _INSIDE / 2
+    signals = _by_magnitude(signals) * _INSIDE / 2
     n_columns = math.ceil(math.sqrt(len(signals)))
     if ax is None:
         ax = _new_axes(figsize=(6, 6))
@@ -311,6 +309,13 @@ def _new_axes(**options: Any) -> "Axes":
     from matplotlib import pyplot
 
     return pyplot.figure(layout="constrained", **options).add_subplot()
+
+
+def _by_magnitude(components: Array) -> Array:
+    """Return components (H, ...), each over its largest magnitude."""
+    peaks = np.abs(components).max(tuple(range(1, components.ndim)), keepdims=True)
+    scaled: Array = components / np.where(peaks > 0, peaks, 1)
+    return scaled
 
 
 def _pictures(components: Array, shape: tuple[int, ...] | None) -> Array:
