@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,16 @@ def of_unequal(ranks):
     p.grad = None if ranks.rank == 0 else torch.tensor([1.0, 2.0]) * ranks.rank
     ranks.mean_gradients_([p], 3 * ranks.rank)
     return p.grad
+
+
+def of_sums(ranks):
+    """Sums through memory that all see, and through the network."""
+    found = []
+    for each in (ranks, replace(ranks, board=None)):
+        tensor = torch.arange(300_000.0) * (1 + ranks.rank)
+        each.sum_([tensor])
+        found.append((each.board is not None, tensor, each.most(ranks.rank)))
+    return found
 
 
 def of_two_epochs(ranks):
@@ -162,8 +172,8 @@ def of_table(ranks):
 
 def everything(ranks, folder):
     """All that ranks are compared by."""
-    found = {case.__name__: case(ranks) for case in (of_all, of_unequal, of_two_epochs, of_bars,
-                                                     of_table)}  # fmt: skip
+    found = {case.__name__: case(ranks) for case in (of_all, of_unequal, of_sums, of_two_epochs,
+                                                     of_bars, of_table)}  # fmt: skip
     saved = folder / f"checkpoint-{ranks.size}"
     found["plain"] = restored(ranks)
     interrupted(ranks, saved)

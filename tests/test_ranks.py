@@ -99,6 +99,14 @@ def test_a_rank_without_points_has_no_part_in_a_gradient(found):
     assert found[3][0]["of_unequal"].tolist() == pytest.approx([5 / 3, 10 / 3])
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no folder of files in memory")
+def test_shared_memory_and_network_sum_alike(several):
+    for each in several:
+        (on_board, through_memory, most), (off_board, through_network, _) = each["of_sums"]
+        assert on_board and not off_board and most == len(several) - 1
+        torch.testing.assert_close(through_memory, through_network, rtol=1e-6, atol=0)
+
+
 def test_all_ranks_have_the_same_model_bit_for_bit(several):
     first = several[0]["of_two_epochs"]
     for other in several[1:]:

@@ -153,7 +153,7 @@ class _Sample:
         n = len(self.patches)
         ranks.check_enough(n, "patches")
         own = ranks.share(n)
-        some = self.patches.some(torch.arange(n, device=self.patches.device)[own])
+        some = self.patches.some(own.to(self.patches.device))
         return some, None if coordinates is None else coordinates[own]
 
     @cached_property

@@ -2,14 +2,15 @@
 
 All ranks run the same program. Each keeps a share of the data points and their states; what the
 M-step sums over data points is summed over ranks, so that all have the same model, bit for bit.
-torchrun starts them (torch.distributed with gloo on CPUs, nccl between GPUs). One process alone is
-`ALONE`: nothing is sent, and torch.distributed is never used.
+torchrun starts them (torch.distributed with gloo on CPUs, nccl between GPUs; on one machine numbers
+on the CPU go through memory that all see, `board`). One process alone is `ALONE`: nothing is sent,
+and torch.distributed is never used.
 """
 
 import atexit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import chain, islice, repeat
 from typing import Any, TypeVar
@@ -18,12 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from truvae import torchrun
+from truvae.board import Board, reserve
 from truvae.errors import InputError, RankError
 
 T = TypeVar("T")
 
 # How long a rank waits for the others before it gives up. They wait while rank 0 reads and checks.
 _TIMEOUT = timedelta(minutes=10)
+# Ranges of data points of each rank.
+_RANGES = 8
+_COMBINE: dict[str, Callable[..., Tensor]] = {"SUM": torch.add, "MAX": torch.maximum}
 
 
 @dataclass(frozen=True)
@@ -38,17 +43,20 @@ class Ranks:
         The number of this process, from 0.
     size
         How many there are.
+    board
+        Memory that all of them see, if they have it.
 
     Examples
     --------
-    >>> ALONE.share(5), ALONE.sum(1, 2.5), ALONE.any(False)
-    (slice(0, 5, None), (1, 2.5), False)
-    >>> Ranks(1, 3).share(8)
-    slice(2, 5, None)
+    >>> ALONE.share(3), ALONE.sum(1, 2.5), ALONE.any(False)
+    (tensor([0, 1, 2]), (1, 2.5), False)
+    >>> Ranks(1, 2).share(32)
+    tensor([ 2,  3,  6,  7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31])
     """
 
     rank: int = 0
     size: int = 1
+    board: Board | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def join(cls, device: torch.device) -> "Ranks":
@@ -75,13 +83,18 @@ class Ranks:
                     "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_TIMEOUT
                 )
             atexit.register(dist.destroy_process_group)  # its threads must not outlive Python
-        return cls(dist.get_rank(), dist.get_world_size())
+        ranks = cls(dist.get_rank(), dist.get_world_size())
+        return replace(ranks, board=_board(ranks)) if torchrun.on_one_machine() else ranks
 
     # What is whose
 
-    def share(self, n: int) -> slice:
-        """Return which of n items are those of this rank, a contiguous range."""
-        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+    def share(self, n: int) -> Tensor:
+        """Return which of n items are those of this rank: some ranges, far from each other.
+
+        Whole ranges, since patches look like those beside them and near data points learn from each
+        other; several, so that each rank has its part of what is easy and what is not.
+        """
+        return torch.cat(torch.arange(n).tensor_split(_RANGES * self.size)[self.rank :: self.size])
 
     def check_enough(self, n: int, what: str) -> None:
         """Raise an `InputError` if n data points are too few for each rank to have one."""
@@ -90,7 +103,7 @@ class Ranks:
 
     def part(self, n: int) -> int:
         """Return how many of n items this rank takes; each takes one at least."""
-        return max(len(range(n)[self.share(n)]), 1)
+        return max(len(self.share(n)), 1)
 
     def mine(self, items: Iterable[T]) -> Iterable[T]:
         """Return every `size`-th of the items, for work that is the same wherever it is done."""
@@ -203,11 +216,27 @@ class Ranks:
         import torch.distributed as dist
 
         with _told():
-            dist.all_reduce(tensor, getattr(dist.ReduceOp, how))
+            if self.board is not None and tensor.device.type == "cpu":
+                self.board.reduce_(tensor, _COMBINE[how])
+            else:
+                dist.all_reduce(tensor, getattr(dist.ReduceOp, how))
 
 
 ALONE = Ranks()
 """One process."""
+
+
+def _board(ranks: Ranks) -> Board | None:
+    """Return memory that all ranks see; None where it is not to be had."""
+    reserved = reserve(ranks.size) if ranks.rank == 0 else None
+    folder = ranks.first(lambda: reserved and reserved[0])
+    if folder is None:
+        return None
+    listener = reserved and reserved[1]
+    with _told():
+        board = Board(folder, ranks.rank, ranks.size, listener, _TIMEOUT.total_seconds())
+    atexit.register(board.close)
+    return board
 
 
 def _take_gpu(number: int) -> None:
@@ -226,7 +255,7 @@ def _told() -> Iterator[None]:
     """Tell what goes wrong between processes in one line."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RankError(f"another process of the job has ended, or is stuck: {reason}") from error
 

@@ -27,6 +27,11 @@ def size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
 
 
+def on_one_machine() -> bool:
+    """Tell whether all processes are on this machine."""
+    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+
+
 def let_first_tell() -> None:
     """Wait before telling of a mistake, unless this is rank 0.
 
@@ -38,4 +43,4 @@ def let_first_tell() -> None:
         time.sleep(_ENDED)
 
 
-__all__ = ["let_first_tell", "local_rank", "rank", "size"]
+__all__ = ["let_first_tell", "local_rank", "on_one_machine", "rank", "size"]
