@@ -314,8 +314,8 @@ def test_no_time_at_all_is_no_crash(monkeypatch):
             passed.append(group)
             yield group
 
-    monkeypatch.setattr(truvae.estimator, "posterior", counted)
-    monkeypatch.setattr(TVAE, "_look", None)
+    monkeypatch.setattr(truvae.table_job, "posterior", counted)
+    monkeypatch.setattr(truvae.table_job, "look_again", None)
     est = TVAE(**SMALL, time_budget=1e-9).fit(np.tile(x, (4, 1)))
     assert est.n_epochs_ == 0 and np.isnan(est.elbo_) and len(passed) == 1
     monkeypatch.undo()

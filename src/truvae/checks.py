@@ -195,6 +195,35 @@ def masked_recording(y: Array, mask: npt.ArrayLike | None) -> Array:
     return np.where(unknown, np.nan, y.astype(np.float64))
 
 
+def check_table(estimator: Any, X: npt.ArrayLike, reset: bool) -> Array:
+    """Return a table (n_samples, n_features) of floats, NaN where missing.
+
+    Parameters
+    ----------
+    estimator
+        The estimator of scikit-learn that gets it.
+    X
+        The table.
+    reset
+        Whether the estimator shall remember what features it has, or has them already.
+
+    Raises
+    ------
+    ValueError
+        If it is no such table, or has other features.
+    InputError
+        If nothing is known of a feature that is to be learned.
+    """
+    from sklearn.utils.validation import validate_data
+
+    table: Array = validate_data(
+        estimator, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan"
+    )
+    if reset and (empty := np.isnan(table).all(0)).any():
+        raise InputError(f"feature {int(empty.argmax())} has no value: all of them are missing")
+    return table
+
+
 def check_patch_size(size: int, shape: tuple[int, ...]) -> None:
     """Raise an `InputError` if a picture (R, C) or (R, C, K) is smaller than a patch."""
     if size > min(shape[:2]):
@@ -218,6 +247,7 @@ def device_called(name: str) -> torch.device:
 __all__ = [
     "check_frames",
     "check_patch_size",
+    "check_table",
     "device_called",
     "frames_of",
     "masked",

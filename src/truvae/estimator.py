@@ -1,50 +1,45 @@
 """The scikit-learn face: binary codes of the rows of a table."""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict
-from itertools import takewhile
+from functools import partial
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.decomposition import PCA
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor, nn
 
 from truvae import bits
-from truvae.checks import device_called
-from truvae.chunks import Chunks
+from truvae.checks import check_table, device_called
 from truvae.clock import Clock
-from truvae.decoders import MLP
 from truvae.errors import InputError
-from truvae.inference import infer, nearest_states
 from truvae.model import Model
-from truvae.noise import BernoulliNoise, Gaussian, Noise, PoissonNoise, on_device
+from truvae.noise import Noise
 from truvae.population import Population
-from truvae.proposals import GradientFlips, Neighbours, Proposal
+from truvae.proposals import Proposal
 from truvae.ranks import ALONE, Ranks
-from truvae.recipes import Recipe, check_positive, check_whole
-from truvae.refine import refine_rows
-from truvae.saving import load_model, save_model
+from truvae.recipes import Recipe, check_positive
+from truvae.saving import epochs_from_json, epochs_to_json, load_model, save_model
 from truvae.scaling import Scaling
-from truvae.training import Epoch, Posterior, posterior
+from truvae.table_job import (
+    Inferred,
+    coordinates_of,
+    fit_table,
+    infer_table,
+    leading_axes,
+    look_again,
+)
+from truvae.table_settings import NOISES, table_recipe, untrained_model
+from truvae.training import Epoch
 
 Array = npt.NDArray[Any]
 
-NOISES = ("gaussian", "gaussian-per-feature", "bernoulli", "poisson")
-# Coordinates in which rows count as near.
-_COORDINATES = 48
-# Seconds of a time budget that are set aside for the look at each value of the training data.
-_SECONDS_PER_VALUE = 7e-6
-# Least number of steps of the optimiser in an epoch, if the batches need not be too small for that.
-_BATCHES = 32
 # Parameters that are saved as they are.
 _SAVED = ("n_latents", "n_states", "shared_prior", "active", "max_epochs", "learning_rate",
           "batch_size", "time_budget")  # fmt: skip
@@ -192,7 +187,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         """
         ranks = self.ranks or ALONE
         clock = Clock(self.time_budget, should_stop=self.should_stop or (lambda: False)).of(ranks)
-        X = _valid(self, X, reset=True)
+        X = check_table(self, X, reset=True)
         ranks.check_enough(len(X), "rows")
         recipe, device = self._recipe(len(X) // ranks.size), device_called(self.device)
         draw = check_random_state(self.random_state).randint
@@ -200,38 +195,30 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         generator = torch.Generator(device).manual_seed(self._seed)
         self.scaling_ = Scaling.of(X, self.noise)
         data = self.scaling_.standardise(X, device)
-        self._center, self._axes = _principal_axes(_filled(data), generator)
-        self.model_ = self._untrained(recipe, data, generator)
-        self._old, n = self._coordinates(data), len(data)
-        own = ranks.share(n)
-        mine, coordinates = data[own], self._old[own]
-        self.population_ = recipe.states(len(mine), ranks.fork(generator))
-        chunks = recipe.chunks(len(mine), coordinates, ranks)
-        looking = _SECONDS_PER_VALUE * mine.numel()
-        to_look = looking < clock.left() / 2
-        training = clock.without(looking if to_look else 0)
-        arguments = (self.model_, self.population_, mine, chunks, generator, training)
-        entries = data.isfinite().double().mean(0).cpu().numpy()
-        self._train(recipe.train(*arguments, ranks=ranks), entries, ranks)
-        estimate = self._complete(recipe, mine, chunks, ranks.fork(generator), training)
-        if to_look and clock.left() > looking / 2:
-            known = ranks.gather(torch.where(mine.isfinite(), mine, estimate), n)
-            estimate = self._look(mine, estimate, known, ranks.fork(generator))
-        self._references = ranks.gather(estimate, n)  # among which similar rows are looked for
-        self.population_ = self.population_.gather(ranks, n)
+        self._center, self._axes = leading_axes(data, generator)
+        self._old = coordinates_of(data, self._center, self._axes)
+        self.model_ = untrained_model(
+            recipe, data, self.noise, self.decoder, self.shared_prior, generator
+        )
+        self.population_ = recipe.states(ranks.part(len(data)), ranks.fork(generator))
+        self.history_ = []
+        record = partial(self._record, data.isfinite().double().mean(0).cpu().numpy())
+        rows = (self.model_, self.population_, data, self._old)
+        self._references = fit_table(*rows, recipe, generator, clock, record, ranks)
+        self.population_ = self.population_.gather(ranks, len(data))
         return self
 
     def transform(self, X: npt.ArrayLike) -> Array:
         """Return the posterior means of the latents of new data: (n_samples, H) in [0, 1]."""
-        found = self._inferred(X)
+        X, found = self._inferred(X)
         population = found.population
         q = population.responsibilities(torch.arange(len(population.words)))
         z = bits.unpack(population.words, self.n_latents, q.dtype)
-        return _numpy(torch.einsum("ns,nsh->nh", q, z).clamp(max=1), found.X)
+        return _numpy(torch.einsum("ns,nsh->nh", q, z).clamp(max=1), X)
 
     def encode(self, X: npt.ArrayLike) -> npt.NDArray[np.uint8]:
         """Return the most probable binary code of new data: (n_samples, H) of zeros and ones."""
-        population = self._inferred(X).population
+        population = self._inferred(X)[1].population
         best = population.log_joint.argmax(1)
         words = population.words[torch.arange(len(best), device=best.device), best]
         return bits.unpack(words, self.n_latents, torch.uint8).cpu().numpy()
@@ -266,20 +253,20 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         -------
         (n_samples, n_features), in units of the data.
         """
-        found = self._inferred(X)
-        estimate = _means(found.groups, torch.empty_like(found.data))
+        X, found = self._inferred(X)
+        estimate, noise = found.means, self.model_.noise
         for _ in range(looks):
-            estimate = self._look(found.data, estimate, self._references, found.generator)
-        return _numpy(self.scaling_.restore(estimate), found.X)
+            estimate = look_again(found.data, estimate, self._references, noise, found.generator)
+        return _numpy(self.scaling_.restore(estimate), X)
 
     def score_samples(self, X: npt.ArrayLike) -> Array:
         """Return the lower bounds F_n of the log-likelihoods of new data (Eq. 5), (n_samples,).
 
         In nats, in units of the data.
         """
-        found = self._inferred(X)
+        X, found = self._inferred(X)
         bound: Array = found.population.bound(slice(None)).double().cpu().numpy()
-        bound -= np.isfinite(found.X) @ self.scaling_.log_spread
+        bound -= np.isfinite(X) @ self.scaling_.log_spread
         return bound
 
     def score(self, X: npt.ArrayLike, y: object = None) -> float:
@@ -306,7 +293,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             "noise": self.noise if isinstance(self.noise, str) else None,
             "random_state": self.random_state if isinstance(self.random_state, int) else None,
             "seed": self._seed,
-            "history": [_without_nan(asdict(epoch)) for epoch in self.history_],
+            "history": epochs_to_json(self.history_),
             "n_features": self.n_features_in_,
             "feature_names": [*map(str, getattr(self, "feature_names_in_", []))],
         }
@@ -357,7 +344,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         est._old, est._center, est._axes = (tensors[k] for k in ("coordinates", "center", "axes"))
         est._references = tensors["references"]
         est.scaling_ = Scaling(tensors["offset"].cpu().numpy(), tensors["spread"].cpu().numpy())
-        est.history_ = [Epoch(**_with_nan(record)) for record in config["history"]]
+        est.history_ = epochs_from_json(config["history"])
         est.n_features_in_ = config["n_features"]
         if config["feature_names"]:
             est.feature_names_in_ = np.array(config["feature_names"], dtype=object)
@@ -406,182 +393,38 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
 
     def _recipe(self, n_rows: int) -> Recipe:
         """Return how to train; raise an `InputError` for options that make no sense."""
-        if not isinstance(self.hidden, Iterable):
-            raise InputError(f"hidden must be a list of whole numbers, not {self.hidden}")
-        whole = {name: getattr(self, name) for name in ("n_latents", "n_states", "max_epochs")}
-        if self.batch_size is not None:
-            whole["batch_size"] = self.batch_size
-        for name, value in (*whole.items(), *(("hidden", units) for units in self.hidden)):
-            check_whole(name, value)
-        check_positive("active", self.active)
-        check_positive("learning_rate", self.learning_rate)
         if self.time_budget is not None:
             check_positive("time_budget", self.time_budget)
-        return Recipe(
+        return table_recipe(
+            n_rows,
             n_latents=self.n_latents,
-            hidden=tuple(self.hidden),
+            hidden=self.hidden,
             n_states=self.n_states,
-            epochs=self.max_epochs,
-            search=(GradientFlips(), Neighbours()) if self.search is None else tuple(self.search),
-            minibatch=self.batch_size or min(max(n_rows // _BATCHES, 8), 64),
-            peak_rate=self.learning_rate,
             active=self.active,
+            search=self.search,
+            max_epochs=self.max_epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
         )
 
-    def _untrained(self, recipe: Recipe, data: Tensor, generator: torch.Generator) -> Model:
-        """Return the model at the start of the training."""
-        noise = _noise(self.noise, data)
-        prior = recipe.prior(data.device)
-        prior.shared = self.shared_prior
-        if self.decoder is not None:
-            # Codes are scored by what the decoder says of each: nothing in it may be drawn.
-            model = Model(prior, deepcopy(self.decoder).to(data.device).eval(), noise)
-            _check_decoder(model, data)
-            return model
-        start = noise.outputs_for(data.nanmean(0))
-        decoder = recipe.decoder(len(start), generator)
-        _set_bias(decoder, start)
-        return Model(prior, decoder, noise)
-
-    def _train(self, epochs: Iterable[Epoch], entries: Array, ranks: Ranks) -> None:
-        """Train, record each epoch, and call the callbacks.
+    def _record(self, entries: Array, epoch: Epoch) -> bool:
+        """Record an epoch, and return whether one of the callbacks ends the training.
 
         `entries` (D,) is the share of the rows in which each feature is known.
         """
-        self.history_ = []
-        for epoch in epochs:
-            self.history_.append(self.scaling_.record(epoch, entries, self.model_.noise))
-            # All of them see every epoch.
-            if ranks.any(any([callback(self.history_[-1]) for callback in self.callbacks])):
-                break
+        self.history_.append(self.scaling_.record(epoch, entries, self.model_.noise))
+        return any([callback(self.history_[-1]) for callback in self.callbacks])
 
-    def _coordinates(self, data: Tensor) -> Tensor:
-        """Return coordinates in which near rows look alike."""
-        return torch.where(data.isfinite(), data - self._center, 0.0) @ self._axes
-
-    def _inferred(self, X: npt.ArrayLike) -> "_Inferred":
-        """Find the states of new data with the decoder fixed."""
+    def _inferred(self, X: npt.ArrayLike) -> tuple[Array, Inferred]:
+        """Return new data as an array, and what is inferred of them."""
         check_is_fitted(self)
-        X = _valid(self, X, reset=False)
+        X = check_table(self, X, reset=False)
         recipe, device = self._recipe(len(X)), self.model_.prior.pi.device
         generator = torch.Generator(device).manual_seed(self._seed)
         data = self.scaling_.standardise(X, device)
-        coordinates = self._coordinates(data)
-        population = nearest_states(coordinates, self._old, self.population_, generator)
-        chunks = recipe.chunks(len(data), coordinates)
-        groups = [*infer(self.model_, population, data, chunks, recipe.search, generator)]
-        return _Inferred(X, data, population, groups, generator)
-
-    def _complete(
-        self,
-        recipe: Recipe,
-        data: Tensor,
-        chunks: Chunks,
-        generator: torch.Generator,
-        clock: Clock,
-    ) -> Tensor:
-        """Return estimates of the training data; rows stay as they are once the time is up."""
-        groups = posterior(self.model_, self.population_, data, chunks, recipe.search, generator)
-        end = time.perf_counter() + clock.left()  # ranks have groups of their own
-        return _means(takewhile(lambda _: time.perf_counter() < end, groups), _filled(data))
-
-    def _look(
-        self, data: Tensor, estimate: Tensor, references: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Estimate rows once more, in units of the noise of each feature."""
-        noise = self.model_.noise
-        if not isinstance(noise, Gaussian):
-            return estimate
-        sigma = noise.sigma2.sqrt()
-        rows = (data / sigma, estimate / sigma, references / sigma)
-        refined: Tensor = refine_rows(*rows, 1.0, generator)
-        return refined * sigma
-
-
-class _Inferred(NamedTuple):
-    """New data and what was inferred of them."""
-
-    X: Array
-    data: Tensor
-    """Standardised."""
-    population: Population
-    groups: list[Posterior]
-    generator: torch.Generator
-
-
-def _means(groups: Iterable[Posterior], table: Tensor) -> Tensor:
-    """Write the posterior means of all groups into a table (N, D)."""
-    for group in groups:
-        table[group.rows] = group.mean
-    return table
-
-
-def _valid(estimator: TVAE, X: npt.ArrayLike, reset: bool) -> Array:
-    found: Array = validate_data(
-        estimator, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan"
-    )
-    if reset and (empty := np.isnan(found).all(0)).any():
-        raise InputError(f"feature {int(empty.argmax())} has no value: all of them are missing")
-    return found
-
-
-def _noise(noise: str | Noise, data: Tensor) -> Noise:
-    """Return the noise model at the start of the training on standardised data."""
-    if isinstance(noise, Noise):
-        return on_device(noise, data.device)
-    variance = data[data.isfinite()].var(correction=0).clamp(min=1e-6)
-    made: dict[str, Callable[[], Noise]] = {
-        "gaussian": lambda: Gaussian(variance),
-        "gaussian-per-feature": lambda: Gaussian(variance.repeat(data.shape[1])),
-        "bernoulli": BernoulliNoise,
-        "poisson": PoissonNoise,
-    }
-    if noise not in made:
-        raise InputError(
-            f"no noise {noise!r}: choose one of {', '.join(NOISES)}, or a truvae.Noise"
-        )
-    return made[noise]()
-
-
-def _set_bias(decoder: MLP, outputs: Tensor) -> None:
-    """Let an untrained decoder say these outputs on average."""
-    *_, last = (m for m in decoder.modules() if isinstance(m, nn.Linear))
-    with torch.no_grad():
-        last.bias.copy_(outputs)
-
-
-def _check_decoder(model: Model, data: Tensor) -> None:
-    """Raise an `InputError` if a user's decoder and the data do not fit together."""
-    with torch.no_grad():
-        outputs = model.decode_dense(torch.zeros(2, model.n_latents).to(model.prior.pi))
-        means = model.noise.mean(outputs)
-    if means.shape != (2, data.shape[1]):
-        raise InputError(
-            f"the decoder makes {means.shape[1]} values of a state, the data have "
-            f"{data.shape[1]} features: they must be equal"
-        )
-
-
-def _filled(data: Tensor) -> Tensor:
-    """Return data with the mean of each feature where they are missing."""
-    return torch.where(data.isfinite(), data, data.nanmean(0).nan_to_num())
-
-
-def _principal_axes(data: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return the mean (D,) of complete data, and their leading principal axes in columns."""
-    seed = generator.initial_seed() % (1 << 32)
-    with np.errstate(all="ignore"):  # of constant data no variance is explained
-        pca = PCA(min(_COORDINATES, *data.shape), random_state=seed).fit(data.cpu().numpy())
-    center, axes = (torch.as_tensor(v).to(data) for v in (pca.mean_, pca.components_.T.copy()))
-    return center, axes
-
-
-def _without_nan(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: None if value != value else value for name, value in record.items()}
-
-
-def _with_nan(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: math.nan if value is None else value for name, value in record.items()}
+        coordinates = coordinates_of(data, self._center, self._axes)
+        trained = self.population_, self._old
+        return X, infer_table(self.model_, data, coordinates, *trained, recipe, generator)
 
 
 def _numpy(values: Tensor, like: Array) -> Array:

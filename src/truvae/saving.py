@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from truvae.noise import (
     Noise,
     PoissonNoise,
 )
+from truvae.training import Epoch
 
 # Grows when older versions of truvae can no longer read what is written.
 _FORMAT = 1
@@ -205,6 +207,25 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written: choose another folder")
 
 
+def epochs_to_json(epochs: Iterable[Epoch]) -> list[dict[str, Any]]:
+    """Return the records of epochs as JSON can hold them: NaN, which it lacks, as null.
+
+    >>> records = epochs_to_json([Epoch(0, 1.0, -9.0, math.nan, 2.0, 10, 1.0)])
+    >>> records[0]["sigma"], epochs_from_json(records)[0].sigma
+    (None, nan)
+    """
+    records = (dataclasses.asdict(epoch) for epoch in epochs)
+    return [{k: None if v != v else v for k, v in record.items()} for record in records]
+
+
+def epochs_from_json(records: Iterable[Mapping[str, Any]]) -> list[Epoch]:
+    """Return the epochs that `epochs_to_json` made records of."""
+    values: list[dict[str, Any]] = [
+        {k: math.nan if v is None else v for k, v in record.items()} for record in records
+    ]
+    return [Epoch(**each) for each in values]
+
+
 def _plain(decoder: nn.Module) -> nn.Module:
     """Return the module that torch.compile wraps, or the module itself."""
     inner: nn.Module = getattr(decoder, "_orig_mod", decoder)
@@ -282,4 +303,12 @@ def _part(part: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(start) :]: t for name, t in weights.items() if name.startswith(start)}
 
 
-__all__ = ["Saved", "check_folder", "load_model", "read_head", "save_model"]
+__all__ = [
+    "Saved",
+    "check_folder",
+    "epochs_from_json",
+    "epochs_to_json",
+    "load_model",
+    "read_head",
+    "save_model",
+]

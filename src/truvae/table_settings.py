@@ -1,0 +1,138 @@
+"""Settings of a table: the recipe and the untrained model, from the options of `TVAE`."""
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from truvae.decoders import MLP
+from truvae.errors import InputError
+from truvae.model import Model
+from truvae.noise import BernoulliNoise, Gaussian, Noise, PoissonNoise, on_device
+from truvae.proposals import GradientFlips, Neighbours, Proposal
+from truvae.recipes import Recipe, check_positive, check_whole
+
+NOISES = ("gaussian", "gaussian-per-feature", "bernoulli", "poisson")
+# Least number of steps of the optimiser in an epoch, if the batches need not be too small for that.
+_BATCHES = 32
+
+
+def table_recipe(
+    n_rows: int,
+    *,
+    n_latents: int,
+    hidden: Sequence[int],
+    n_states: int,
+    active: float,
+    search: Sequence[Proposal] | None,
+    max_epochs: int,
+    learning_rate: float,
+    batch_size: int | None,
+) -> Recipe:
+    """Return how to train on so many rows.
+
+    Raises
+    ------
+    InputError
+        If an option makes no sense.
+    """
+    if not isinstance(hidden, Iterable):
+        raise InputError(f"hidden must be a list of whole numbers, not {hidden}")
+    whole = {"n_latents": n_latents, "n_states": n_states, "max_epochs": max_epochs}
+    if batch_size is not None:
+        whole["batch_size"] = batch_size
+    for name, value in (*whole.items(), *(("hidden", units) for units in hidden)):
+        check_whole(name, value)
+    check_positive("active", active)
+    check_positive("learning_rate", learning_rate)
+    return Recipe(
+        n_latents=n_latents,
+        hidden=tuple(hidden),
+        n_states=n_states,
+        epochs=max_epochs,
+        search=(GradientFlips(), Neighbours()) if search is None else tuple(search),
+        minibatch=batch_size or min(max(n_rows // _BATCHES, 8), 64),
+        peak_rate=learning_rate,
+        active=active,
+    )
+
+
+def untrained_model(
+    recipe: Recipe,
+    data: Tensor,
+    noise: str | Noise,
+    decoder: nn.Module | None,
+    shared_prior: bool,
+    generator: torch.Generator,
+) -> Model:
+    """Return the model at the start of the training on standardised data (N, D).
+
+    Parameters
+    ----------
+    recipe
+        Says what prior and, if none is given, what decoder it has.
+    data
+        NaN where missing.
+    noise, decoder, shared_prior
+        As of `TVAE`; the model gets copies.
+    generator
+        Source of the initial weights.
+
+    Raises
+    ------
+    InputError
+        If there is no such noise, or decoder and data do not fit together.
+    """
+    noise = _noise(noise, data)
+    prior = recipe.prior(data.device)
+    prior.shared = shared_prior
+    if decoder is not None:
+        # Codes are scored by what the decoder says of each: nothing in it may be drawn.
+        model = Model(prior, deepcopy(decoder).to(data.device).eval(), noise)
+        _check_decoder(model, data)
+        return model
+    start = noise.outputs_for(data.nanmean(0))
+    mlp = recipe.decoder(len(start), generator)
+    _set_bias(mlp, start)
+    return Model(prior, mlp, noise)
+
+
+def _noise(noise: str | Noise, data: Tensor) -> Noise:
+    """Return the noise model at the start of the training on standardised data."""
+    if isinstance(noise, Noise):
+        return on_device(noise, data.device)
+    variance = data[data.isfinite()].var(correction=0).clamp(min=1e-6)
+    made: dict[str, Callable[[], Noise]] = {
+        "gaussian": lambda: Gaussian(variance),
+        "gaussian-per-feature": lambda: Gaussian(variance.repeat(data.shape[1])),
+        "bernoulli": BernoulliNoise,
+        "poisson": PoissonNoise,
+    }
+    if noise not in made:
+        raise InputError(
+            f"no noise {noise!r}: choose one of {', '.join(NOISES)}, or a truvae.Noise"
+        )
+    return made[noise]()
+
+
+def _set_bias(decoder: MLP, outputs: Tensor) -> None:
+    """Let an untrained decoder say these outputs on average."""
+    *_, last = (m for m in decoder.modules() if isinstance(m, nn.Linear))
+    with torch.no_grad():
+        last.bias.copy_(outputs)
+
+
+def _check_decoder(model: Model, data: Tensor) -> None:
+    """Raise an `InputError` if a user's decoder and the data do not fit together."""
+    with torch.no_grad():
+        outputs = model.decode_dense(torch.zeros(2, model.n_latents).to(model.prior.pi))
+        means = model.noise.mean(outputs)
+    if means.shape != (2, data.shape[1]):
+        raise InputError(
+            f"the decoder makes {means.shape[1]} values of a state, the data have "
+            f"{data.shape[1]} features: they must be equal"
+        )
+
+
+__all__ = ["NOISES", "table_recipe", "untrained_model"]
