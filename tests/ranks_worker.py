@@ -90,7 +90,8 @@ def of_sums(ranks):
 def of_two_epochs(ranks):
     """The model and the bounds after two epochs; rank 0 alone knows where to start."""
     model = make_model(dtype=torch.float32, seed=9 + ranks.rank)
-    x = make_data(make_model(dtype=torch.float32), N)[ranks.share(N)]
+    x = make_data(make_model(dtype=torch.float32), N)
+    x = ranks.own(x)
     population = make_population(model, len(x), 8)
     search, g = [Evolution(3, 2), Neighbours()], torch.Generator().manual_seed(0)
     epochs = list(fit(model, population, x, epochs=2, chunks=NearChunks(x, 30, 2), search=search,
@@ -119,7 +120,7 @@ def of_bars(ranks):
             decoder.first.weight.copy_(truth.decoder.first.weight)
             decoder.first.weight += 0.4 * torch.randn(9, 6, generator=g)
         model = Model(Bernoulli(torch.full((6,), 1 / 6)), decoder, Gaussian(torch.tensor(0.3)))
-        x = data[ranks.share(500)]
+        x = ranks.own(data)
         population = Population.random(len(x), 32, 6, 1 / 6, ranks.fork(g))
         chunks = ShuffledChunks(len(x), ranks.part(100))
         *_, last = fit(model, population, x, epochs=30, chunks=chunks, search=[Exhaustive()],

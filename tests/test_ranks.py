@@ -64,10 +64,14 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_shares_are_contiguous_and_equal_but_for_one(size):
-    shares = [range(257)[Ranks(rank, size).share(257)] for rank in range(size)]
-    assert [row for share in shares for row in share] == [*range(257)]
+@pytest.mark.parametrize("n", [7, 257, 4000])
+def test_all_have_a_share_equal_but_for_one_from_everywhere(size, n):
+    shares = [Ranks(rank, size).share(n) for rank in range(size)]
+    assert torch.cat(shares).sort().values.tolist() == [*range(n)]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    if n == 4000:
+        assert all(share.double().mean() == pytest.approx(n / 2, rel=0.15) for share in shares)
+        assert all((share.diff() > 1).sum() == 7 for share in shares if size > 1)
 
 
 def test_one_process_goes_its_way_as_if_there_were_no_ranks(monkeypatch):

@@ -201,9 +201,8 @@ class Training:
         for name, tensor in _part("noise", tensors).items():
             setattr(model.noise, name, tensor.to(device))
         if population := _part("population", tensors):
-            own = self.ranks.share(self.n_data)
-            self.population.words = population["words"][own].to(device)
-            self.population.log_joint = population["log_joint"][own].to(device)
+            self.population.words = self.ranks.own(population["words"]).to(device)
+            self.population.log_joint = self.ranks.own(population["log_joint"]).to(device)
             self.optimizer.load_state_dict(_part("optimizer", tensors))
         self.generator.set_state(tensors["generator"])
 

@@ -152,9 +152,8 @@ class _Sample:
             return self.patches, coordinates
         n = len(self.patches)
         ranks.check_enough(n, "patches")
-        own = ranks.share(n)
-        some = self.patches.some(own.to(self.patches.device))
-        return some, None if coordinates is None else coordinates[own]
+        some = self.patches.some(ranks.share(n).to(self.patches.device))
+        return some, None if coordinates is None else ranks.own(coordinates)
 
     @cached_property
     def features(self) -> Features:
@@ -303,7 +302,7 @@ def _estimate_by_tiles(
     """Return the same of a model that was trained on a sample, from the patches `rows`."""
     search = settings.search if settings.shares else (Neighbours(),)
     ranks = material.ranks
-    rows, generator = rows[ranks.share(len(rows))], ranks.fork(material.generator)
+    rows, generator = ranks.own(rows), ranks.fork(material.generator)
     found = estimates(trained, *sample.all, rows, settings.tile, search, generator)
     bounds: list[Tensor] = []
 

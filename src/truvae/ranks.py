@@ -96,6 +96,10 @@ class Ranks:
         """
         return torch.cat(torch.arange(n).tensor_split(_RANGES * self.size)[self.rank :: self.size])
 
+    def own(self, rows: Tensor) -> Tensor:
+        """Return those of some rows that are this rank's `share`."""
+        return rows if self.size == 1 else rows[self.share(len(rows))]
+
     def check_enough(self, n: int, what: str) -> None:
         """Raise an `InputError` if n data points are too few for each rank to have one."""
         if n < self.size:

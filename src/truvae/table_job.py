@@ -77,9 +77,8 @@ def fit_table(
     -------
     Estimates of all rows, (N, D): the references of further looks (`look_again`).
     """
-    n, own = len(data), ranks.share(len(data))
-    mine = data[own]
-    chunks = recipe.chunks(len(mine), coordinates[own], ranks)
+    n, mine = len(data), ranks.own(data)
+    chunks = recipe.chunks(len(mine), ranks.own(coordinates), ranks)
     looking = _SECONDS_PER_VALUE * mine.numel()
     to_look = looking < clock.left() / 2
     training = clock.without(looking if to_look else 0)
