@@ -41,6 +41,16 @@ def test_texture_everywhere_but_in_one_corner_is_not_noise():
     assert level(with_noise(texture, 10)) == pytest.approx(10, rel=0.05)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_texture_too_fine_for_low_frequencies_is_not_noise(seed):
+    y, x = torch.meshgrid(torch.arange(200.0), torch.arange(200.0), indexing="ij")
+    g = torch.Generator().manual_seed(seed)
+    threads = torch.randn(1, 202, 202, generator=g)
+    cloth = 12 * (threads[0, 1:-1, 1:-1] - torch.nn.functional.avg_pool2d(threads, 3, 1)[0])
+    plain = 8 * torch.sin(0.25 * x) + 8 * torch.cos(0.3 * y)
+    assert level(with_noise(torch.where(y < 60, plain, cloth), 10)) == pytest.approx(10, rel=0.1)
+
+
 def test_a_clipped_sky_does_not_hide_the_noise():
     clean = np.full((128, 128), 100.0)
     clean[:60] = 280

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from truvae.patches import Patches, cosine_basis, principal_axes
 
-# Sums of both frequencies, in half periods for each side of a patch: up to the first one the cosine
-# coefficients of a patch tell whether it is flat; from the second one on they tell its noise.
+# Sums of both frequencies, in half periods for each side of a patch: up to the first one all cosine
+# coefficients of a patch tell whether it is flat; from the second one on half of them do, and the
+# others tell its noise.
 _LOW, _HIGH = 3 / 8, 5 / 8
 # Share of the patches that count as flat, and the fewest patches to choose them from.
 _FLAT, _FEWEST = 0.1, 1000
@@ -25,9 +26,10 @@ def noise_level(patches: Patches) -> float:
     1. The signal lies in a few principal axes, and the variances along the others are that of the
        noise, scattered evenly around it: the largest ones are left out until the mean of the rest
        is no more than their median (Chen, Zhu and Heng 2015, doi:10.1109/ICCV.2015.62).
-    2. The tenth of all patches that has least energy at low frequencies has hardly any signal at
-       high ones, where white noise is independent of that choice (the principle of Ponomarenko et
-       al. 2007, see Colom and Buades 2013, doi:10.5201/ipol.2013.45).
+    2. The tenth of all patches that has least energy at low frequencies, and at half of the high
+       ones, has hardly any signal at the other half of these, where white noise is independent of
+       that choice (the principle of Ponomarenko et al. 2007, who choose by low frequencies alone;
+       see Colom and Buades 2013, doi:10.5201/ipol.2013.45). The mean of both halves counts.
 
     Patches with gaps take no part, nor do those with a pixel as dark or as bright as any, since
     their noise may be cut off, unless there are hardly any others.
@@ -70,22 +72,31 @@ def _of_least_axes(patches: Patches) -> float:
 
 def _of_flat_patches(patches: Patches) -> float:
     """Return the variance of the noise in flat patches; infinite if cosines cannot tell these."""
-    low, high = (band.to(patches.device) for band in _bands(patches))
-    if not low.any():
+    bands = [band.to(patches.device) for band in _bands(patches)]
+    if not all(band.any() for band in bands):
         return math.inf
     basis = cosine_basis(patches.sides, patches.n_channels).to(patches.device)
     squares = ((block @ basis).square() for block in patches.blocks())
-    energies = [torch.stack([s[:, band].mean(1) for band in (low, high)], 1) for s in squares]
-    flatness, noise = torch.cat(energies).T
-    flattest = flatness.topk(round(_FLAT * len(noise)), largest=False).indices
-    return float(noise[flattest].mean())
+    energies = [torch.stack([s[:, band].sum(1) for band in bands], 1) for s in squares]
+    low, *halves = torch.cat(energies).T
+    variances = []
+    for chosen_by, half, band in zip(halves, halves[::-1], bands[:0:-1], strict=True):
+        flattest = (low + chosen_by).topk(round(_FLAT * len(low)), largest=False).indices
+        variances.append(float(half[flattest].mean() / band.sum()))
+    return math.fsum(variances) / 2
 
 
-def _bands(patches: Patches) -> tuple[Tensor, Tensor]:
-    """Return which cosines of patches tell whether they are flat, and which tell their noise."""
-    rows, columns = (torch.arange(side) / side for side in patches.sides)
-    frequency = (rows[:, None] + columns).flatten().repeat(patches.n_channels)
-    return (frequency > 0) & (frequency <= _LOW), frequency >= _HIGH
+def _bands(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which cosines of patches tell whether they are flat, and two halves of those that tell
+    their noise.
+
+    Fine stripes have even or odd frequencies only, if they lie so in a patch: so both halves have
+    all kinds, squares of four as on a chessboard.
+    """
+    places = torch.cartesian_prod(*map(torch.arange, patches.sides)).repeat(patches.n_channels, 1)
+    frequency = (places / torch.tensor(patches.sides)).sum(1)
+    black, high = (places // 2).sum(1) % 2 > 0, frequency >= _HIGH
+    return (frequency > 0) & (frequency <= _LOW), high & black, high & ~black
 
 
 __all__ = ["noise_level"]

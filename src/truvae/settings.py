@@ -250,15 +250,16 @@ def _courses(size: int, looks: int, most: int) -> tuple[Course, ...]:
     """Return ways to look so often, or once more, the one that suits most pictures first.
 
     Small patches suit fine lines, large ones repeated texture, and an average of both loses little
-    on either.
+    on either. Of a picture full of it all patches may be large.
     """
     smaller, same, larger = (min(size + more, most) for more in (-_BESIDE, 0, _BESIDE))
     last = ((smaller, larger), (same,), (smaller,), (larger,))
-    return tuple(
+    mixed = tuple(
         tuple((*[same] * before, side) for side in sides)
         for before in (looks - 1, looks)
         for sides in last
     )
+    return (*mixed, ((larger,) * (looks + 1),))
 
 
 def _isotropic(shape: tuple[int, ...], noise: float, epochs: int) -> Settings:
