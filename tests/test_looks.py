@@ -9,6 +9,7 @@ import truvae
 from truvae import looks
 from truvae.looks import Looks, best_course, count, split
 from truvae.refine import refine
+from truvae.settings import choose
 
 
 def pictures(seed=0, side=24):
@@ -94,3 +95,13 @@ def test_a_trial_leaves_time_for_the_looks_themselves():
     _, noisy = noisy_scene()
     result = truvae.denoise(noisy, quality="best", time_budget=6.0, return_result=True)
     assert result.looks >= 2
+
+
+@pytest.mark.parametrize(("noise", "size", "looks"), [(0.3, 8, 2), (0.7, 10, 3)])
+def test_strong_noise_gets_larger_patches_and_one_look_more(noise, size, looks):
+    (usual,) = choose((64, 64), noise, "balanced").courses
+    assert usual == ((*[size] * (looks - 1), size - 2), (*[size] * (looks - 1), size + 2))
+    tried = choose((64, 64), noise, "best").courses
+    assert tried[0] == usual and tried[-1] == ((size + 2,) * (looks + 1),)
+    assert {len(sizes) for course in tried for sizes in course} == {looks, looks + 1}
+    assert len(set(tried)) == 9
