@@ -1,6 +1,7 @@
 """TIFF through tifffile: grey, colour, stacks, ImageJ hyperstacks and OME-TIFF."""
 
 import logging
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,8 @@ _SHORT, _UNDEFINED = 3, 7  # types of a tag
 _PALETTE, _SEPARATED = 3, 5  # of the tag PhotometricInterpretation
 _COUNTS = ("images", "channels", "slices", "frames")  # follow from the shape
 _COLOURS = (2, _SEPARATED, 6)  # RGB, CMYK, YCbCr
+# Bytes from one at most: uncompressed, LZW (rounded up), deflate under both its names, PackBits.
+_MOST_BYTES = {1: 1, 5: 4096, 8: 1032, 32946: 1032, 32773: 64}
 
 
 def read_tiff(path: Path) -> Picture:
@@ -34,10 +37,12 @@ def read_tiff(path: Path) -> Picture:
         neither grey, RGB, CMYK nor a palette, or a compression that cannot be decoded here.
     """
     with _messages() as messages, tifffile.TiffFile(path) as tiff:
+        _check_chain(path, tiff)
         series = _main_series(path, tiff)
         page = series.keyframe
         check_size(path, series.shape, series.dtype.itemsize)
         _check_parts(path, page)
+        _check_claim(path, series)
         stored_values = _decoded(path, series).transpose(_order(series.axes))
         values, notes = _grey_or_rgb(path, page, series.kind, stored_values)
         stored, more = _stored(tiff, series, stored_values, values)
@@ -97,6 +102,24 @@ def _messages() -> Iterator[list[str]]:
         logger.propagate = before
 
 
+def _check_chain(path: Path, tiff: Any) -> None:
+    """Refuse a chain of pages that comes back to one of them: tifffile may follow it for ever."""
+    form, file = tiff.tiff, tiff.filehandle
+    seen: set[int] = set()
+    offset = tiff.pages.first.offset if tiff.pages else 0
+    while 0 < offset < file.size:
+        if offset in seen:
+            raise InputError(f"{path} is damaged: after page {len(seen)} comes an earlier one")
+        seen.add(offset)
+        try:
+            file.seek(offset)
+            (n_tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+            file.seek(n_tags * form.tagsize, 1)
+            (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+        except (struct.error, OSError):  # tifffile tells, or reads what is there
+            return
+
+
 def _main_series(path: Path, tiff: Any) -> Any:
     """Return the only series that is no thumbnail or mask of another."""
     if not tiff.series:
@@ -117,6 +140,18 @@ def _check_parts(path: Path, page: Any) -> None:
         raise InputError(
             f"{path} is damaged or cut short: shape {page.shape} needs {needed} strips or tiles, "
             f"and there are {there}"
+        )
+
+
+def _check_claim(path: Path, series: Any) -> None:
+    """Refuse values that cannot come from so few bytes: they would be read as zeros."""
+    page, files = series.keyframe, {p.parent for p in series.pages if p is not None}
+    stored = sum(file.filehandle.size for file in files)
+    most = _MOST_BYTES.get(int(page.compression))
+    if most is not None and prod(series.shape) * page.bitspersample > 8 * most * stored:
+        raise InputError(
+            f"{path} is damaged or cut short: values of shape {series.shape} cannot be stored in "
+            f"{stored} bytes"
         )
 
 
