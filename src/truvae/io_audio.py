@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from truvae.errors import InputError
 from truvae.io import check_place, whole_file
+from truvae.memory import check_fits
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
@@ -20,6 +21,8 @@ Array = npt.NDArray[Any]
 SOUND_EXTENSIONS = (".wav", ".flac", ".ogg")
 _ACCEPTED = "WAV, FLAC and OGG are accepted"
 _MAX_VALUES = 2**31  # more than this in one file is a damaged header or a trap
+# Samples of a channel from one byte at most: FLAC has 65535 in 10 bytes, the others have fewer.
+_MOST_SAMPLES = 8192
 _MAX_WAV = 2**32 - 2**16  # bytes that a header with sizes of 32 bit can tell of
 _BLOCK = 2**16  # samples at a time: libsndfile's Vorbis encoder overflows its stack on millions
 _BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
@@ -91,7 +94,7 @@ def read_sound(path: str | os.PathLike[str]) -> Sound:
     try:
         with SoundFile(path) as file:
             _check_size(path, file)
-            data = file.read(dtype="float64", always_2d=True)
+            data = file.read(file.frames, dtype="float64", always_2d=True)  # GSM has no end to seek
             tags = {name: text for name, text in file.copy_metadata().items() if name in _TAGS}
             sound = Sound(data, file.samplerate, file.format, file.subtype, tags, _cut(file))
     except InputError:
@@ -195,6 +198,12 @@ def _check_size(path: Path, file: "SoundFile") -> None:
             f"{path} claims {file.frames} samples in {file.channels} channels: at most "
             f"{_MAX_VALUES} values are read, cut it into parts"
         )
+    if file.frames > _MOST_SAMPLES * path.stat().st_size:
+        raise InputError(
+            f"{path} is damaged or cut short: {file.frames} samples cannot be stored in "
+            f"{path.stat().st_size} bytes"
+        )
+    check_fits(path, (file.frames, file.channels), np.dtype(np.float64).itemsize)
 
 
 def _cut(file: "SoundFile") -> tuple[str, ...]:
