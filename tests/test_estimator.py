@@ -252,6 +252,26 @@ def test_any_model_is_saved_and_loaded(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bars"]
 
 
+def test_a_model_in_float64_comes_back_as_such(tmp_path):
+    model = truvae.datasets.bars()
+    model.prior.pi, model.noise.sigma2 = model.prior.pi.double(), model.noise.sigma2.double()
+    model.decoder.double()
+    with torch.no_grad():
+        model.decoder.first.weight += 1e-12
+    truvae.save_model(tmp_path / "bars", model)
+    again = truvae.load_model(tmp_path / "bars").model
+    assert torch.equal(again.decoder.first.weight, model.decoder.first.weight)
+
+
+@pytest.mark.parametrize("n_latents", [64, 70])
+def test_codes_of_one_word_and_more_come_back(tmp_path, n_latents):
+    x, _ = table()
+    est = TVAE(**SMALL | {"n_latents": n_latents}).fit(x)
+    est.save(tmp_path / "model")
+    again = TVAE.load(tmp_path / "model", device="cpu")
+    assert torch.equal(again.population_.words, est.population_.words)
+
+
 def test_bad_folders_are_told(tmp_path):
     model = truvae.datasets.bars()
     (tmp_path / "full").mkdir()

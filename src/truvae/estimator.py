@@ -1,7 +1,7 @@
 """The scikit-learn face: binary codes of the rows of a table."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from os import PathLike
@@ -25,7 +25,7 @@ from truvae.population import Population
 from truvae.proposals import Proposal
 from truvae.ranks import ALONE, Ranks
 from truvae.recipes import Recipe, check_positive
-from truvae.saving import epochs_from_json, epochs_to_json, load_model, save_model
+from truvae.saving import damage_told, epochs_from_json, epochs_to_json, load_model, save_model
 from truvae.scaling import Scaling
 from truvae.table_job import (
     Inferred,
@@ -35,7 +35,7 @@ from truvae.table_job import (
     leading_axes,
     look_again,
 )
-from truvae.table_settings import NOISES, table_recipe, untrained_model
+from truvae.table_settings import NOISES, check_decoder, table_recipe, untrained_model
 from truvae.training import Epoch
 
 Array = npt.NDArray[Any]
@@ -336,18 +336,20 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         model, config, tensors = load_model(folder, decoder, device_called(device))
         if "params" not in config:
             raise InputError(f"{folder} holds a model, but no estimator: see truvae.load_model")
-        noise = config["noise"] or deepcopy(model.noise)
-        params = config["params"] | {"random_state": config["random_state"]}
-        est = cls(**params, noise=noise, decoder=decoder, search=search, device=device)
-        est.model_, est._seed = model, config["seed"]
-        est.population_ = Population(tensors["words"], tensors["log_joint"])
-        est._old, est._center, est._axes = (tensors[k] for k in ("coordinates", "center", "axes"))
-        est._references = tensors["references"]
-        est.scaling_ = Scaling(tensors["offset"].cpu().numpy(), tensors["spread"].cpu().numpy())
-        est.history_ = epochs_from_json(config["history"])
-        est.n_features_in_ = config["n_features"]
-        if config["feature_names"]:
-            est.feature_names_in_ = np.array(config["feature_names"], dtype=object)
+        with damage_told(folder):
+            noise = config["noise"] or deepcopy(model.noise)
+            params = config["params"] | {"random_state": config["random_state"]}
+            est = cls(**params, noise=noise, decoder=decoder, search=search, device=device)
+            est.model_, est._seed = model, config["seed"]
+            est.population_ = Population(tensors["words"], tensors["log_joint"])
+            names = ("coordinates", "center", "axes", "references")
+            est._old, est._center, est._axes, est._references = (tensors[name] for name in names)
+            est.scaling_ = Scaling(*(tensors[k].cpu().numpy() for k in ("offset", "spread")))
+            est.history_ = epochs_from_json(config["history"])
+            est.n_features_in_ = config["n_features"]
+            if config["feature_names"]:
+                est.feature_names_in_ = np.array(config["feature_names"], dtype=object)
+            est._check_loaded(tensors)
         return est
 
     @property
@@ -406,6 +408,45 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
         )
+
+    def _check_loaded(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise an error unless all that was loaded fits together."""
+        self._recipe(1)
+        check_random_state(self.random_state)
+        torch.Generator().manual_seed(self._seed)
+        if self.n_latents != self.model_.n_latents or not isinstance(self.noise, str | Noise):
+            raise ValueError("the options are not those of the model")
+        names = getattr(self, "feature_names_in_", None)
+        if names is not None and [type(name) for name in names] != [str] * self.n_features_in_:
+            raise ValueError("there is not a name for each feature")
+        self._check_shapes(tensors)
+        if self.decoder is None:  # one's own may be costly to run
+            check_decoder(self.model_, self._references)
+
+    def _check_shapes(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise an error unless states, coordinates and scaling are of one table."""
+        words, h, d = tensors["words"], self.n_latents, self.n_features_in_
+        (n, s, w), k = words.shape, tensors["axes"].shape[1]
+        shapes = {
+            "log_joint": (n, s),
+            "coordinates": (n, k),
+            "references": (n, d),
+            "center": (d,),
+            "axes": (d, k),
+            "offset": (d,),
+            "spread": (d,),
+        }
+        wrong = [
+            name
+            for name, shape in shapes.items()
+            if tensors[name].shape != shape or not tensors[name].is_floating_point()
+        ]
+        if words.dtype != torch.int64 or w != bits.n_words(h) or 0 in words.shape:
+            wrong.append("words")
+        elif h % bits.WORD_BITS and (words[..., -1] >> h % bits.WORD_BITS).any():
+            wrong.append("words")  # with bits of latents that there are not
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} and the others do not fit together")
 
     def _record(self, entries: Array, epoch: Epoch) -> bool:
         """Record an epoch, and return whether one of the callbacks ends the training.

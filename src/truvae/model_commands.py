@@ -143,13 +143,24 @@ def sample(model: str, n_samples: int, output: str, seed: int, as_json: bool) ->
 @_JSON
 def info(model: str, as_json: bool) -> int:
     """Say what a saved model is."""
-    from truvae.saving import read_head
+    from truvae.saving import damage_told, read_head
 
     head = read_head(Path(model))
+    with damage_told(model):
+        record = {"model": model, **_told(head)}
+    if as_json:
+        print(json.dumps(record, allow_nan=False))
+    else:
+        for name, value in record.items():
+            print(f"{name:12} {json.dumps(value) if isinstance(value, dict) else value}")
+    return 0
+
+
+def _told(head: dict[str, Any]) -> dict[str, Any]:
+    """Return what there is to tell of the configuration of a saved model."""
     config = head["config"]
     history = config.get("history", [])
-    record = {
-        "model": model,
+    return {
         "truvae": head["truvae"],
         "kind": config.get("kind", "estimator" if "params" in config else "model"),
         "decoder": head["decoder"],
@@ -159,12 +170,6 @@ def info(model: str, as_json: bool) -> int:
         "epochs": len(history) or None,
         "elbo": history[-1]["elbo"] if history else config.get("elbo"),
     }
-    if as_json:
-        print(json.dumps(record, allow_nan=False))
-    else:
-        for name, value in record.items():
-            print(f"{name:12} {json.dumps(value) if isinstance(value, dict) else value}")
-    return 0
 
 
 COMMANDS = (fit, encode, reconstruct, score, sample, info)

@@ -5,12 +5,12 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -53,6 +53,9 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "softplus": nn.Softplus,
 }
+
+
+_Made = TypeVar("_Made")
 
 
 class Saved(NamedTuple):
@@ -150,20 +153,35 @@ def load_model(
     Raises
     ------
     InputError
-        If the folder holds no model, one from a newer truvae, or the decoder is missing or another.
+        If the folder holds no model, a damaged one, one from a newer truvae, or the decoder is
+        missing or another.
     """
     folder = Path(folder)
     head = read_head(folder)
     try:
         weights = load_file(folder / _WEIGHTS, device=str(device))
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # of damaged files, some are not safetensors' own
         raise InputError(f"{folder / _WEIGHTS} cannot be read: {error}") from None
-    prior = Bernoulli(weights["prior.pi"], **head["prior"])
-    model = Model(
-        prior, _decoder(head["decoder"], weights, decoder), _noise(head["noise"], weights)
-    )
-    model.decoder.to(prior.pi.device)
+    with damage_told(folder):
+        prior = _prior(head["prior"], weights)
+        model = Model(
+            prior, _decoder(head["decoder"], weights, decoder), _noise(head["noise"], weights)
+        )
+        model.decoder.to(prior.pi.device)
+        if decoder is None:  # one's own may be costly to run
+            _check_parts(model)
     return Saved(model, head["config"], _part("tensors", weights))
+
+
+@contextmanager
+def damage_told(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Tell any error as one of the folder of a saved model, in one line."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    except Exception as error:  # what is damaged may raise nearly anything
+        raise InputError(f"{folder} is damaged: {type(error).__name__}: {error}") from error
 
 
 def read_head(folder: Path) -> dict[str, Any]:
@@ -172,20 +190,25 @@ def read_head(folder: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the folder holds no model, or one from a newer truvae.
+        If the folder holds no model, a damaged one, or one from a newer truvae.
     """
     path = folder / _CONFIG
     if not path.is_file():
         raise InputError(f"{folder} is not the folder of a saved model: it has no {_CONFIG}")
+    damaged = InputError(f"{path} is damaged: it does not describe a model")
     try:
-        head: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        version = head["format"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is damaged: it does not describe a model") from None
-    if version > _FORMAT:
+        text = path.read_text("utf-8")
+        head: dict[str, Any] = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        newer = head["format"] > _FORMAT
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise damaged from None
+    if newer:
         raise InputError(
             f"{folder} was saved by truvae {head.get('truvae')} in a newer format: update truvae"
         )
+    parts = [head.get(name) for name in ("prior", "decoder", "noise", "config")]
+    if "truvae" not in head or not all(isinstance(part, dict) for part in parts):
+        raise damaged
     return head
 
 
@@ -223,7 +246,30 @@ def epochs_from_json(records: Iterable[Mapping[str, Any]]) -> list[Epoch]:
     values: list[dict[str, Any]] = [
         {k: math.nan if v is None else v for k, v in record.items()} for record in records
     ]
-    return [Epoch(**each) for each in values]
+    return [_made(Epoch, each) for each in values]
+
+
+def _finite(text: str) -> float:
+    """Return a number of a configuration; JSON has no others than finite ones."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
+
+
+def _made(cls: type[_Made], values: Mapping[str, Any]) -> _Made:
+    """Make a dataclass from values that were saved, each of which must be of the type of its field.
+
+    >>> _made(Bernoulli, {"pi": torch.ones(2), "limit": "high"})
+    Traceback (most recent call last):
+    TypeError: limit is no float
+    """
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        value: object = values.get(field.name, field.default)
+        wanted: Any = (int, float) if field.type is float else field.type
+        if not isinstance(value, wanted) or (isinstance(value, bool) and field.type is not bool):
+            raise TypeError(f"{field.name} is no {getattr(field.type, '__name__', field.type)}")
+    return cls(**values)
 
 
 def _plain(decoder: nn.Module) -> nn.Module:
@@ -261,10 +307,7 @@ def _decoder(
     config: Mapping[str, Any], weights: Mapping[str, Tensor], decoder: nn.Module | None
 ) -> nn.Module:
     if "sizes" in config:
-        n_latents, *hidden, n_outputs = config["sizes"]
-        output = config["output"] and _ACTIVATIONS[config["output"]]
-        activation = _ACTIVATIONS[config["activation"]]
-        decoder = MLP(n_latents, hidden, n_outputs, activation, output)
+        decoder = _mlp(config, _part("decoder", weights))
     elif decoder is None:
         raise InputError(
             f"the model has a decoder of its own, {config['kind']}: give a module of that kind as "
@@ -275,6 +318,42 @@ def _decoder(
     except RuntimeError as error:
         raise InputError(f"the saved parameters do not fit the decoder: {error}") from None
     return decoder.eval()
+
+
+def _mlp(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> MLP:
+    """Return a decoder for the weights; it takes no memory before it is known that they fit."""
+    sizes = config["sizes"]
+    if not all(type(size) is int and size > 0 for size in sizes) or (
+        len(weights) != 2 * (len(sizes) - 1)
+    ):
+        raise ValueError("the sizes of the decoder are not those of its parameters")
+    output = config["output"] and _ACTIVATIONS[config["output"]]
+    activation = _ACTIVATIONS[config["activation"]]
+    with torch.device("meta"):
+        decoder = MLP(sizes[0], sizes[1:-1], sizes[-1], activation, output)
+    wanted = {name: tensor.shape for name, tensor in decoder.state_dict().items()}
+    if wanted != {name: tensor.shape for name, tensor in weights.items()}:
+        raise ValueError("the sizes of the decoder are not those of its parameters")
+    first = weights["first.weight"]
+    return decoder.to(first.dtype).to_empty(device=first.device)
+
+
+def _prior(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Bernoulli:
+    prior = _made(Bernoulli, {**config, "pi": weights["prior.pi"]})
+    pi = prior.pi
+    if pi.ndim != 1 or not pi.is_floating_point() or bool(((pi < 0) | (pi > 1)).any()):
+        raise ValueError("what should be probabilities of latents are none")
+    return prior
+
+
+def _check_parts(model: Model) -> None:
+    """Raise an error unless prior, decoder and noise fit together: one state is tried."""
+    with torch.no_grad():
+        outputs = model.decode_dense(torch.zeros(1, model.n_latents).to(model.prior.pi))
+        means = model.noise.mean(outputs)
+        if model.noise.log_likelihood(torch.zeros_like(means), outputs).shape != (1, 1):
+            raise ValueError("decoder and noise are not of one model")
+        _ = model.noise.sigma
 
 
 def _noise_config(noise: Noise) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -290,7 +369,11 @@ def _noise_config(noise: Noise) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _noise(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Noise:
     numbers = {name: value for name, value in config.items() if name != "kind"}
-    return _NOISES[config["kind"]](**numbers, **_part("noise", weights))
+    tensors = _part("noise", weights)
+    variances = [t for name, t in tensors.items() if name != "basis"]
+    if any(bool((t < 0).any()) for t in variances):
+        raise ValueError("a variance is below 0")
+    return _made(_NOISES[config["kind"]], {**numbers, **tensors})
 
 
 def _named(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -306,6 +389,7 @@ def _part(part: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 __all__ = [
     "Saved",
     "check_folder",
+    "damage_told",
     "epochs_from_json",
     "epochs_to_json",
     "load_model",

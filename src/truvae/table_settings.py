@@ -90,7 +90,7 @@ def untrained_model(
     if decoder is not None:
         # Codes are scored by what the decoder says of each: nothing in it may be drawn.
         model = Model(prior, deepcopy(decoder).to(data.device).eval(), noise)
-        _check_decoder(model, data)
+        check_decoder(model, data)
         return model
     start = noise.outputs_for(data.nanmean(0))
     mlp = recipe.decoder(len(start), generator)
@@ -123,8 +123,8 @@ def _set_bias(decoder: MLP, outputs: Tensor) -> None:
         last.bias.copy_(outputs)
 
 
-def _check_decoder(model: Model, data: Tensor) -> None:
-    """Raise an `InputError` if a user's decoder and the data do not fit together."""
+def check_decoder(model: Model, data: Tensor) -> None:
+    """Raise an `InputError` if a decoder and data (N, D) do not fit together."""
     with torch.no_grad():
         outputs = model.decode_dense(torch.zeros(2, model.n_latents).to(model.prior.pi))
         means = model.noise.mean(outputs)
@@ -135,4 +135,4 @@ def _check_decoder(model: Model, data: Tensor) -> None:
         )
 
 
-__all__ = ["NOISES", "table_recipe", "untrained_model"]
+__all__ = ["NOISES", "check_decoder", "table_recipe", "untrained_model"]
