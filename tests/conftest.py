@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from truvae import MLP, Bernoulli, Gaussian, Model, Population
 
+collect_ignore = ["fuzz_readers.py"]  # needs atheris
 # Models of this size do not gain from threads, and on a busy machine they lose much.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the command line
