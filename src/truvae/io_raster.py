@@ -20,6 +20,7 @@ _GREY_ALPHA = 4  # a colour type in the header of a PNG, like 2 (RGB) and 6 (RGB
 _GREY, _DEEP_COLOUR = 0, (2, _GREY_ALPHA, 6)
 _SAMPLES = {2: 3, _GREY_ALPHA: 2, 6: 4}
 _MOST_DEFLATED = 1032  # bytes from one, by the method of PNG files
+_MOST_PIXELS = 1024  # from one byte of a JPEG: it takes a bit or more for 64 values of each colour
 
 
 def read_png(path: Path) -> Picture:
@@ -42,6 +43,12 @@ def read_png(path: Path) -> Picture:
 
 def read_jpeg(path: Path) -> Picture:
     """Read a JPEG in grey, RGB or CMYK; the EXIF orientation is carried, not applied."""
+    with Image.open(path, formats=["JPEG"]) as image:
+        rows, columns = image.height, image.width
+    size = path.stat().st_size
+    if rows * columns > _MOST_PIXELS * size:  # the decoder would make up what is not there
+        raise InputError(f"{path} is damaged or cut short: {rows} x {columns} pixels cannot be "
+                         f"stored in {size} bytes")  # fmt: skip
     return _read(path, "JPEG")
 
 
