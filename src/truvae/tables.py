@@ -17,6 +17,7 @@ Array = npt.NDArray[Any]
 
 EXTENSIONS = (".npy", ".csv", ".tsv", ".h5", ".hdf5")
 _HDF5 = (".h5", ".hdf5")
+_MOST_DEFLATED = 1032  # bytes from one, by the compression of HDF5 files
 # What stands for a missing value in CSV files, besides nothing.
 _MISSING = ("nan", "na", "n/a", "null", "none", "?")
 
@@ -139,12 +140,23 @@ def _read_hdf5(path: Path, dataset: str) -> Array:
                 raise InputError(f"say which data set of {path}: {path}:NAME with NAME one of "
                                  f"{', '.join(names)}")  # fmt: skip
             found = file[dataset or names[0]]
+            _check_claim(path, found)
             check_fits(f"{path}:{found.name}", found.shape or (), found.dtype.itemsize)
             return np.asarray(found[()])
     except InputError:
         raise
     except Exception as error:  # h5py raises nearly anything on damaged files
         raise InputError(f"{path} is damaged or no HDF5 file: {error}") from None
+
+
+def _check_claim(path: Path, found: Any) -> None:
+    """Refuse a data set that cannot come from so few bytes: what lacks is read as zeros."""
+    elsewhere = found.external or found.is_virtual
+    size, shape = path.stat().st_size, found.shape or ()
+    if not elsewhere and math.prod(shape) * found.dtype.itemsize > _MOST_DEFLATED * size:
+        raise InputError(
+            f"{path} is damaged or holds no values: shape {shape} cannot be stored in {size} bytes"
+        )
 
 
 __all__ = ["EXTENSIONS", "check_table_output", "read_table", "write_table"]
