@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -23,8 +24,10 @@ _SHORT, _UNDEFINED = 3, 7  # types of a tag
 _PALETTE, _SEPARATED = 3, 5  # of the tag PhotometricInterpretation
 _COUNTS = ("images", "channels", "slices", "frames")  # follow from the shape
 _COLOURS = (2, _SEPARATED, 6)  # RGB, CMYK, YCbCr
-# Bytes from one at most: uncompressed, LZW (rounded up), deflate under both its names, PackBits.
-_MOST_BYTES = {1: 1, 5: 4096, 8: 1032, 32946: 1032, 32773: 64}
+# Bytes from one at most: uncompressed, LZW (rounded up), JPEG (the same, of 3 samples), deflate
+# under both its names, PackBits.
+_MOST_BYTES = {1: 1, 5: 4096, 7: 3072, 8: 1032, 32946: 1032, 32773: 64}
+_MOST_PLANES = 10**6  # of an OME-TIFF
 
 
 def read_tiff(path: Path) -> Picture:
@@ -38,6 +41,7 @@ def read_tiff(path: Path) -> Picture:
     """
     with _messages() as messages, tifffile.TiffFile(path) as tiff:
         _check_chain(path, tiff)
+        _check_planes(path, tiff)
         series = _main_series(path, tiff)
         page = series.keyframe
         check_size(path, series.shape, series.dtype.itemsize)
@@ -118,6 +122,26 @@ def _check_chain(path: Path, tiff: Any) -> None:
             (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
         except (struct.error, OSError):  # tifffile tells, or reads what is there
             return
+
+
+def _check_planes(path: Path, tiff: Any) -> None:
+    """Refuse OME metadata that tell of more planes than any file has: tifffile lists them all."""
+    if not tiff.is_ome:
+        return
+    try:
+        root = ElementTree.fromstring(tiff.pages.first.description)
+    except ElementTree.ParseError:  # tifffile goes on without
+        return
+    for element in root.iter():
+        planes: float = prod(int(element.get(f"Size{axis}", 1)) for axis in "ZCT")
+        if element.tag[:-1].endswith("Along"):  # an axis in steps
+            start, end, step = (float(element.get(k, 1)) for k in ("Start", "End", "Step"))
+            planes = abs((end - start) / step)
+        counts = (int(element.get(name, 0)) for name in ("PlaneCount", "NumPlanes"))
+        if max(planes, *counts) > _MOST_PLANES:
+            raise InputError(
+                f"{path} is damaged: its OME metadata tell of more than {_MOST_PLANES} planes"
+            )
 
 
 def _main_series(path: Path, tiff: Any) -> Any:
