@@ -469,6 +469,42 @@ def test_a_tiff_that_claims_more_than_its_bytes_hold_is_told(tmp_path):
         read_picture(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'SizeT="1"', b'SizeT="99999999"'),
+        (b"</OME>", b'<Value><ModuloAlongT Start="0" End="1e9" Step="1"/></Value></OME>'),
+        (b'PlaneCount="2"', b'PlaneCount="99999999"'),
+    ],
+)
+def test_ome_metadata_of_too_many_planes_are_told(tmp_path, old, new):
+    with tifffile.TiffFile(io.BytesIO(FILES["ome.tif"])) as tiff:
+        description = tiff.pages[0].description.encode()
+    assert old in description
+    path = tmp_path / "ome.tif"
+    values = np.zeros((2, 12, 9), np.uint8)
+    tifffile.imwrite(path, values, description=description.replace(old, new), metadata=None)
+    with pytest.raises(InputError, match="tell of more than 1000000 planes"):
+        read_picture(path)
+
+
+def test_a_jpeg_that_claims_more_than_its_bytes_hold_is_told(tmp_path):
+    content = bytearray(FILES["grey.jpg"])
+    place = content.index(b"\xff\xc0") + 5
+    content[place : place + 4] = (9000).to_bytes(2, "big") * 2
+    with pytest.raises(InputError, match=r"9000 x 9000 pixels cannot be stored in \d+ bytes"):
+        read_picture(write(tmp_path / "grey.jpg", content))
+
+
+def test_an_hdf5_that_claims_more_than_its_bytes_hold_is_told(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", (9000, 9000), float)
+    with pytest.raises(InputError, match=r"\(9000, 9000\) cannot be stored in \d+ bytes"):
+        read_table_at(path)
+
+
 def test_a_tiff_whose_pages_go_round_is_told(tmp_path):
     path = tmp_path / "round.tif"
     with tifffile.TiffWriter(path) as writer:
