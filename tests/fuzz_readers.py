@@ -9,8 +9,7 @@ much time or memory, is written to a file `crash-*`, `timeout-*` or `oom-*`, whi
 argument does it again.
 """
 
-import atexit
-import shutil
+import os
 import sys
 import tempfile
 import warnings
@@ -22,7 +21,6 @@ import atheris
 with atheris.instrument_imports(include=["truvae", "tifffile"]):
     import test_fuzz
     from test_fuzz import FILES, PICTURES, RECORDINGS, TABLES, changed_json, mended, read
-
 
 _LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=8192", "-keep_seed=1", "-reduce_inputs=0")
 # Tables are told apart by extensions; here the first bytes choose one.
@@ -95,10 +93,9 @@ def corpus(folder, contents):
     return str(folder)
 
 
-def main(reader, *options):
+def fuzz(folder, reader, *options):
+    """Fuzz a reader, with its inputs in a folder; it does not return."""
     check, make_valid = READERS[reader]
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     warnings.simplefilter("ignore")
     valid = make_valid()
     with atheris.instrument_imports(include=["truvae", "tifffile"]):  # some imports are late
@@ -116,7 +113,16 @@ def main(reader, *options):
     atheris.Fuzz()
 
 
+def main(*options):
+    with tempfile.TemporaryDirectory() as folder:
+        child = os.fork()  # libFuzzer ends its process as it is, and would leave the folder
+        if child == 0:
+            fuzz(Path(folder), *options)
+        _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in READERS:
         sys.exit(f"say which reader: {', '.join(READERS)}")
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))
