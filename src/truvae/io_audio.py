@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from truvae.errors import InputError
 from truvae.io import check_place, whole_file
-from truvae.memory import check_fits
+from truvae.memory import check_fits, check_stored
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
@@ -198,11 +198,7 @@ def _check_size(path: Path, file: "SoundFile") -> None:
             f"{path} claims {file.frames} samples in {file.channels} channels: at most "
             f"{_MAX_VALUES} values are read, cut it into parts"
         )
-    if file.frames > _MOST_SAMPLES * path.stat().st_size:
-        raise InputError(
-            f"{path} is damaged or cut short: {file.frames} samples cannot be stored in "
-            f"{path.stat().st_size} bytes"
-        )
+    check_stored(path, f"{file.frames} samples", file.frames, _MOST_SAMPLES)
     check_fits(path, (file.frames, file.channels), np.dtype(np.float64).itemsize)
 
 

@@ -11,15 +11,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from truvae.errors import InputError
 from truvae.io import Array, Picture, join_alpha, split_alpha
-from truvae.memory import check_fits
+from truvae.memory import MOST_DEFLATED, check_fits, check_stored
 
 _JPEG_OPTIONS = {"quality": 95, "subsampling": 0}
 _GREY_ALPHA = 4  # a colour type in the header of a PNG, like 2 (RGB) and 6 (RGB and alpha)
 _GREY, _DEEP_COLOUR = 0, (2, _GREY_ALPHA, 6)
 _SAMPLES = {2: 3, _GREY_ALPHA: 2, 6: 4}
-_MOST_DEFLATED = 1032  # bytes from one, by the method of PNG files
 _MOST_PIXELS = 1024  # from one byte of a JPEG: it takes a bit or more for 64 values of each colour
 
 
@@ -27,7 +25,8 @@ def read_png(path: Path) -> Picture:
     """Read a PNG of any depth and colour type; 1, 2 and 4 bit become 8 bit."""
     with path.open("rb") as file:
         columns, rows, depth, colour_type = struct.unpack(">IIBB", file.read(26)[16:])
-    _check_claim(path, rows, columns * depth * _SAMPLES.get(colour_type, 1))
+    width = columns * depth * _SAMPLES.get(colour_type, 1) // 8
+    check_stored(path, f"{rows} rows of {width} bytes", rows * width, MOST_DEFLATED)
     if depth in (2, 4) and colour_type == _GREY:
         picture = _read(path, "PNG")
         note = f"{depth} bit values were multiplied by {255 // (2**depth - 1)} (uint8)"
@@ -45,10 +44,7 @@ def read_jpeg(path: Path) -> Picture:
     """Read a JPEG in grey, RGB or CMYK; the EXIF orientation is carried, not applied."""
     with Image.open(path, formats=["JPEG"]) as image:
         rows, columns = image.height, image.width
-    size = path.stat().st_size
-    if rows * columns > _MOST_PIXELS * size:  # the decoder would make up what is not there
-        raise InputError(f"{path} is damaged or cut short: {rows} x {columns} pixels cannot be "
-                         f"stored in {size} bytes")  # fmt: skip
+    check_stored(path, f"{rows} x {columns} pixels", rows * columns, _MOST_PIXELS)
     return _read(path, "JPEG")
 
 
@@ -113,13 +109,6 @@ def _read(path: Path, kind: str) -> Picture:
         return Picture(values, metadata=metadata, notes=(*notes, *more))
     data, alpha = split_alpha(values, 3 if values.shape[-1] > 2 else 1)
     return Picture(data, data.ndim == 3, alpha, metadata, (*notes, *more))
-
-
-def _check_claim(path: Path, rows: int, bits: int) -> None:
-    """Refuse a file with too few bytes for so many rows, each of so many bits."""
-    if rows * (bits // 8) > _MOST_DEFLATED * path.stat().st_size:
-        raise InputError(f"{path} is damaged or cut short: {rows} rows of {bits // 8} bytes cannot "
-                         f"be stored in {path.stat().st_size} bytes")  # fmt: skip
 
 
 def _check_memory(path: Path, image: Image.Image, itemsize: int) -> None:

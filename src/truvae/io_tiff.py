@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from truvae.errors import InputError
 from truvae.io import Array, Picture, check_size, join_alpha, split_alpha
 from truvae.io_raster import exif_of_orientation, orientation, resolution_in_dpi
+from truvae.memory import MOST_DEFLATED, check_stored
 
 _ALPHA = (1, 2)  # associated and unassociated, of the tag ExtraSamples
 _TAG_ORIENTATION, _TAG_PROFILE = 274, 34675
@@ -26,7 +27,7 @@ _COUNTS = ("images", "channels", "slices", "frames")  # follow from the shape
 _COLOURS = (2, _SEPARATED, 6)  # RGB, CMYK, YCbCr
 # Bytes from one at most: uncompressed, LZW (rounded up), JPEG (the same, of 3 samples), deflate
 # under both its names, PackBits.
-_MOST_BYTES = {1: 1, 5: 4096, 7: 3072, 8: 1032, 32946: 1032, 32773: 64}
+_MOST_BYTES = {1: 1, 5: 4096, 7: 3072, 8: MOST_DEFLATED, 32946: MOST_DEFLATED, 32773: 64}
 _MOST_PLANES = 10**6  # of an OME-TIFF
 
 
@@ -172,11 +173,9 @@ def _check_claim(path: Path, series: Any) -> None:
     page, files = series.keyframe, {p.parent for p in series.pages if p is not None}
     stored = sum(file.filehandle.size for file in files)
     most = _MOST_BYTES.get(int(page.compression))
-    if most is not None and prod(series.shape) * page.bitspersample > 8 * most * stored:
-        raise InputError(
-            f"{path} is damaged or cut short: values of shape {series.shape} cannot be stored in "
-            f"{stored} bytes"
-        )
+    if most is not None:
+        bits = prod(series.shape) * page.bitspersample
+        check_stored(path, f"values of shape {series.shape}", bits, 8 * most, stored)
 
 
 def _order(axes: str) -> list[int]:

@@ -78,11 +78,12 @@ def _of_flat_patches(patches: Patches) -> float:
     basis = cosine_basis(patches.sides, patches.n_channels).to(patches.device)
     squares = ((block @ basis).square() for block in patches.blocks())
     energies = [torch.stack([s[:, band].sum(1) for band in bands], 1) for s in squares]
-    low, *halves = torch.cat(energies).T
+    low, black, white = torch.cat(energies).T
+    _, n_black, n_white = (band.sum() for band in bands)
     variances = []
-    for chosen_by, half, band in zip(halves, halves[::-1], bands[:0:-1], strict=True):
+    for chosen_by, other, n in ((black, white, n_white), (white, black, n_black)):
         flattest = (low + chosen_by).topk(round(_FLAT * len(low)), largest=False).indices
-        variances.append(float(half[flattest].mean() / band.sum()))
+        variances.append(float(other[flattest].mean() / n))
     return math.fsum(variances) / 2
 
 

@@ -8,6 +8,8 @@ from truvae.errors import InputError
 
 # Reading takes memory for the values as they are stored, and for a copy in another type or order.
 _COPIES = 2
+# Values of so many bytes come from one at most, by the compression of PNG, TIFF and HDF5 files.
+MOST_DEFLATED = 1032
 
 
 def available() -> int | None:
@@ -22,6 +24,41 @@ def available() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # Windows
         return None
+
+
+def check_stored(
+    path: Path,
+    what: str,
+    claimed: int,
+    most: int,
+    stored: int | None = None,
+    fault: str = "damaged or cut short",
+) -> None:
+    """Refuse, before memory is taken, a file that claims more than its bytes can hold.
+
+    What lacks would be made up by the decoder, or read as zeros.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What it claims to hold.
+    claimed, most
+        How much that is, and how much of it one byte can hold at most.
+    stored
+        Bytes that there are; None for those of the file.
+    fault
+        What else may be wrong with such a file.
+
+    Raises
+    ------
+    InputError
+        If there are too few bytes.
+    """
+    stored = path.stat().st_size if stored is None else stored
+    if claimed > most * stored:
+        raise InputError(f"{path} is {fault}: {what} cannot be stored in {stored} bytes")
 
 
 def check_fits(name: object, shape: tuple[int, ...], itemsize: int) -> None:
@@ -41,4 +78,4 @@ def check_fits(name: object, shape: tuple[int, ...], itemsize: int) -> None:
         )
 
 
-__all__ = ["available", "check_fits"]
+__all__ = ["MOST_DEFLATED", "available", "check_fits", "check_stored"]

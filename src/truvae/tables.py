@@ -11,13 +11,12 @@ import numpy.typing as npt
 
 from truvae.errors import InputError
 from truvae.io import check_place, map_npy, whole_file
-from truvae.memory import check_fits
+from truvae.memory import MOST_DEFLATED, check_fits, check_stored
 
 Array = npt.NDArray[Any]
 
 EXTENSIONS = (".npy", ".csv", ".tsv", ".h5", ".hdf5")
 _HDF5 = (".h5", ".hdf5")
-_MOST_DEFLATED = 1032  # bytes from one, by the compression of HDF5 files
 # What stands for a missing value in CSV files, besides nothing.
 _MISSING = ("nan", "na", "n/a", "null", "none", "?")
 
@@ -151,12 +150,10 @@ def _read_hdf5(path: Path, dataset: str) -> Array:
 
 def _check_claim(path: Path, found: Any) -> None:
     """Refuse a data set that cannot come from so few bytes: what lacks is read as zeros."""
-    elsewhere = found.external or found.is_virtual
-    size, shape = path.stat().st_size, found.shape or ()
-    if not elsewhere and math.prod(shape) * found.dtype.itemsize > _MOST_DEFLATED * size:
-        raise InputError(
-            f"{path} is damaged or holds no values: shape {shape} cannot be stored in {size} bytes"
-        )
+    if not (found.external or found.is_virtual):
+        shape = found.shape or ()
+        size, fault = math.prod(shape) * found.dtype.itemsize, "damaged or holds no values"
+        check_stored(path, f"shape {shape}", size, MOST_DEFLATED, fault=fault)
 
 
 __all__ = ["EXTENSIONS", "check_table_output", "read_table", "write_table"]
