@@ -29,6 +29,7 @@ from truvae.saving import damage_told, epochs_from_json, epochs_to_json, load_mo
 from truvae.scaling import Scaling
 from truvae.table_job import (
     Inferred,
+    check_tensors,
     coordinates_of,
     fit_table,
     infer_table,
@@ -419,34 +420,9 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         names = getattr(self, "feature_names_in_", None)
         if names is not None and [type(name) for name in names] != [str] * self.n_features_in_:
             raise ValueError("there is not a name for each feature")
-        self._check_shapes(tensors)
+        check_tensors(tensors, self.n_latents, self.n_features_in_)
         if self.decoder is None:  # one's own may be costly to run
             check_decoder(self.model_, self._references)
-
-    def _check_shapes(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raise an error unless states, coordinates and scaling are of one table."""
-        words, h, d = tensors["words"], self.n_latents, self.n_features_in_
-        (n, s, w), k = words.shape, tensors["axes"].shape[1]
-        shapes = {
-            "log_joint": (n, s),
-            "coordinates": (n, k),
-            "references": (n, d),
-            "center": (d,),
-            "axes": (d, k),
-            "offset": (d,),
-            "spread": (d,),
-        }
-        wrong = [
-            name
-            for name, shape in shapes.items()
-            if tensors[name].shape != shape or not tensors[name].is_floating_point()
-        ]
-        if words.dtype != torch.int64 or w != bits.n_words(h) or 0 in words.shape:
-            wrong.append("words")
-        elif h % bits.WORD_BITS and (words[..., -1] >> h % bits.WORD_BITS).any():
-            wrong.append("words")  # with bits of latents that there are not
-        if wrong:
-            raise ValueError(f"{', '.join(wrong)} and the others do not fit together")
 
     def _record(self, entries: Array, epoch: Epoch) -> bool:
         """Record an epoch, and return whether one of the callbacks ends the training.

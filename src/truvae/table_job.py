@@ -1,7 +1,7 @@
 """Tables: fit a model to the rows of one, look again, and infer new rows."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
+from truvae import bits
 from truvae.clock import Clock
 from truvae.inference import infer, nearest_states
 from truvae.model import Model
@@ -128,6 +129,32 @@ def infer_table(
     return Inferred(data, population, groups, generator)
 
 
+def check_tensors(tensors: Mapping[str, Tensor], n_latents: int, n_features: int) -> None:
+    """Raise a ValueError unless saved states, coordinates and scaling are of one table."""
+    words, h, d = tensors["words"], n_latents, n_features
+    (n, s, w), k = words.shape, tensors["axes"].shape[1]
+    shapes = {
+        "log_joint": (n, s),
+        "coordinates": (n, k),
+        "references": (n, d),
+        "center": (d,),
+        "axes": (d, k),
+        "offset": (d,),
+        "spread": (d,),
+    }
+    wrong = [
+        name
+        for name, shape in shapes.items()
+        if tensors[name].shape != shape or not tensors[name].is_floating_point()
+    ]
+    if words.dtype != torch.int64 or w != bits.n_words(h) or 0 in words.shape:
+        wrong.append("words")
+    elif h % bits.WORD_BITS and (words[..., -1] >> h % bits.WORD_BITS).any():
+        wrong.append("words")  # with bits of latents that there are not
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} and the others do not fit together")
+
+
 def look_again(
     data: Tensor, estimate: Tensor, references: Tensor, noise: Noise, generator: torch.Generator
 ) -> Tensor:
@@ -161,4 +188,12 @@ def _filled(data: Tensor) -> Tensor:
     return torch.where(data.isfinite(), data, data.nanmean(0).nan_to_num())
 
 
-__all__ = ["Inferred", "coordinates_of", "fit_table", "infer_table", "leading_axes", "look_again"]
+__all__ = [
+    "Inferred",
+    "check_tensors",
+    "coordinates_of",
+    "fit_table",
+    "infer_table",
+    "leading_axes",
+    "look_again",
+]
