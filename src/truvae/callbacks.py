@@ -6,7 +6,6 @@ one's own over `truvae.training.fit`.
 
 import csv
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from truvae.saving import epochs_to_json
 from truvae.training import Epoch
 
 Callback = Callable[[Epoch], bool | None]
@@ -87,7 +87,7 @@ def jsonl_log(path: str | os.PathLike[str]) -> Callback:
     path.write_text("")
 
     def write(epoch: Epoch) -> None:
-        record = {name: _finite(value) for name, value in asdict(epoch).items()}
+        (record,) = epochs_to_json([epoch])
         with path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -101,8 +101,9 @@ def tensorboard(folder: str | os.PathLike[str]) -> Callback:
     writer: Any = SummaryWriter(str(folder))
 
     def write(epoch: Epoch) -> None:
-        for name, value in asdict(epoch).items():
-            if name != "index" and _finite(value) is not None:
+        (record,) = epochs_to_json([epoch])
+        for name, value in record.items():
+            if name != "index" and value is not None:
                 writer.add_scalar(name, value, epoch.index)
         writer.flush()
 
@@ -158,10 +159,6 @@ def preview(
             figure.savefig(path)
 
     return show
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 __all__ = [
