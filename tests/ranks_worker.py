@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from conftest import make_data, make_model, make_population
 
@@ -20,8 +21,11 @@ from truvae import (
     Population,
     ShuffledChunks,
     datasets,
+    fitting,
     linear,
+    tiles,
 )
+from truvae import settings as chosen
 from truvae.model import Bernoulli, Model
 from truvae.moments import Statistics
 from truvae.optim import Adam, OneCycle
@@ -139,8 +143,17 @@ def scene():
 
 def restored(ranks, **options):
     """Restore the picture; return it with its bound."""
-    result = truvae.denoise(scene(), return_result=True, ranks=ranks, **OPTIONS, **options)
+    options = OPTIONS | options
+    result = truvae.denoise(scene(), return_result=True, ranks=ranks, **options)
     return {"picture": result.restored, "elbo": result.elbo, "epochs": len(result.history)}
+
+
+def of_large(ranks):
+    """Restore it as if it were large, by nine tiles, of which the ranks have unequal shares."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chosen, "_TRAINED", (200, 200))
+        patch.setattr(fitting, "tiles", lambda places, most: tiles.tiles(places, 81))
+        return restored(ranks, covariance="dct", time_budget=1000)
 
 
 class Interrupted(Exception):
@@ -181,6 +194,7 @@ def everything(ranks, folder):
     if ranks.rank == 0:  # for other numbers of ranks to go on from
         shutil.copytree(saved, folder / f"copy-{ranks.size}")
     found["resumed"] = restored(ranks, checkpoint=saved, resume=True)
+    found["large"] = of_large(ranks)
     torch.save(found, folder / f"found-{ranks.size}-{ranks.rank}.pt")
 
 

@@ -42,7 +42,9 @@ from truvae import (
     inpaint_audio,
     job,
     looks,
+    tiles,
 )
+from truvae import settings as chosen
 from truvae.checkpoint import Checkpoint, Training, open_checkpoint
 from truvae.clock import Clock, Stopwatch
 from truvae.gaps import fill_gaps
@@ -80,6 +82,14 @@ def sound(y, n_trained=1 << 13, **options):
         return denoise_audio(y, sample_rate=RATE, **options)
 
 
+def large(y, **options):
+    """Restore a picture as if it were large, and its tiles small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chosen, "_TRAINED", (300, 300))
+        patch.setattr(fitting, "tiles", lambda places, most: tiles.tiles(places, 60))
+        return denoise(y, **options)
+
+
 def runs():
     """Yield restorations of every kind: their name, and a function of further options."""
     _, noisy = noisy_scene(size=32)
@@ -100,6 +110,7 @@ def runs():
         ("few missing", inpaint, noisy, missing(0.1), {}),
         ("frames", denoise, stack, {}),
         ("shared", denoise, stack, {"stack": "shared"}),
+        ("large", large, noisy, {}),
         ("recording", sound, whole, {}),
         ("white recording", sound, whole, {"covariance": "isotropic"}),
         ("several models", sound, whole, {"quality": "best", "epochs": None}),
@@ -146,6 +157,27 @@ def test_saving_changes_nothing_and_what_is_finished_is_not_done_again(
     assert facts(restore(checkpoint=folder, resume=True, on_epoch=told.append)) == facts(whole)
     assert told == whole.history or [e.index for e in told] == [e.index for e in whole.history]
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_tiles_that_were_estimated_are_not_estimated_again(tmp_path, monkeypatch):
+    noisy, real, called = noisy_scene(size=32)[1], fitting._of_tile, []
+    options = TINY_MODEL | {"covariance": "dct"}
+    whole = large(noisy, **options)
+
+    def estimate(*arguments):
+        called.append(arguments)
+        if len(called) in (4, 8):
+            raise Stop
+        return real(*arguments)
+
+    monkeypatch.setattr(fitting, "_of_tile", estimate)
+    options |= {"checkpoint": tmp_path / "states", "resume": True}
+    for n in (4, 8):
+        with pytest.raises(Stop):
+            large(noisy, **options)
+        assert len(called) == n
+    assert facts(large(noisy, **options)) == facts(whole)
+    assert len(called) == 16 + 2
 
 
 def test_gaps_that_were_filled_without_a_model_are_not_filled_again(tmp_path, monkeypatch):

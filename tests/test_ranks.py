@@ -119,7 +119,7 @@ def test_all_ranks_have_the_same_model_bit_for_bit(several):
 
 
 def test_everything_else_is_the_same_on_all_ranks(several):
-    for name in ("of_all", "of_unequal", "of_bars", "of_table", "plain", "resumed"):
+    for name in ("of_all", "of_unequal", "of_bars", "of_table", "plain", "resumed", "large"):
         assert all(same(several[0][name], other[name]) for other in several[1:]), name
 
 
@@ -146,6 +146,12 @@ def test_an_estimator_learns_a_table_together(several):
 
 def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(several):
     assert same(several[0]["resumed"], several[0]["plain"])
+
+
+def test_tiles_shared_out_come_to_the_same_picture(found, several):
+    alone, together = found[1][0]["large"], several[0]["large"]
+    assert np.sqrt(np.mean((together["picture"] - alone["picture"]) ** 2)) < 5  # of noise of 20
+    assert together["elbo"] == pytest.approx(alone["elbo"], rel=0.02)
 
 
 def test_a_checkpoint_serves_any_number_of_ranks(found):

@@ -1,5 +1,7 @@
 """Large pictures: a sample is trained on, and tiles cover everything, without seams."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,9 @@ from test_restore import SMALL, noisy_scene, rmse
 import truvae
 from truvae import Neighbours, fitting, job, tiles
 from truvae import settings as chosen
+from truvae.clock import Clock
 from truvae.patches import Features, Patches, merge
+from truvae.settings import Settings
 from truvae.tiles import Trained, estimates
 
 SIZE = 3
@@ -27,12 +31,19 @@ def trained(patches, n_trained, n_features=4):
     model = make_model(n_observables=patches.n_entries, dtype=torch.float32)
     some = patches.some(torch.arange(n_trained))
     features = Features.of(patches, n_features)
-    return Trained(model, make_population(model, n_trained, 4), features, features(some))
+    return Trained(model, make_population(model, n_trained, 4), features, features(some), some)
 
 
-def found(patches, known, tile=1000, stride=1, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return estimates(known, patches, patches, patches.lattice(stride), tile, (Neighbours(),), g)
+def found(patches, known, tile=1000, seed=0, **settings):
+    """Return numbers, means and bounds of all patches as the tiles yield them."""
+    settings = Settings(n_latents=5, hidden=(), n_states=4, epochs=1, patch_size=SIZE, **settings)
+    numbers = torch.arange(len(patches)).view(patches.places)
+    for box in tiles.tiles(patches.places, tile):
+        g, some = torch.Generator().manual_seed(seed), patches.cut(*box)
+        for estimate, bound in estimates(
+            known, box, some, some, settings, (Neighbours(),), g, Clock()
+        ):
+            yield replace(estimate, rows=numbers[box].flatten()[estimate.rows]), bound
 
 
 @given(SHAPES, st.integers(1, 4), st.integers(1, 4))
@@ -59,11 +70,36 @@ def test_some_patches_are_those_of_their_numbers(shape, seed):
     assert torch.equal(some.pixels(torch.arange(5)), patches.pixels(rows[order]))
 
 
-@given(SHAPES, st.integers(1, 40), st.integers(1, 6), st.integers(0, 99))
-def test_every_patch_is_estimated_once(shape, tile, n_trained, seed):
+@given(SHAPES, st.data())
+def test_a_box_of_places_is_a_picture_of_its_own(shape, data):
+    patches = Patches(frames(shape), SIZE)
+    box = [
+        slice(*sorted(data.draw(st.tuples(st.integers(0, n - 1), st.just(n)))))
+        for n in patches.places
+    ]
+    inside = torch.zeros(patches.places, dtype=torch.bool)
+    inside[tuple(box)] = True
+    assert torch.equal(patches.begin_in(*box), inside.flatten())
+    cut, numbers = patches.cut(*box), inside.flatten().nonzero()[:, 0]
+    assert torch.equal(cut[torch.arange(len(cut))], patches[numbers])
+    pixels = torch.arange(patches.shape.numel()).view(shape)[patches.box(*box)].flatten()
+    assert torch.equal(pixels[cut.pixels(torch.arange(len(cut)))], patches.pixels(numbers))
+
+
+@given(st.tuples(*[st.integers(1, 30)] * 3), st.integers(1, 200))
+def test_tiles_hold_every_place_once(places, most):
+    times = torch.zeros(places)
+    for tile in tiles.tiles(places, most):
+        times[tile] += 1
+        assert times[tile].numel() <= most
+    assert (times == 1).all()
+
+
+@given(SHAPES, st.integers(1, 40), st.integers(1, 6), st.integers(0, 2), st.integers(0, 99))
+def test_every_patch_is_estimated_once(shape, tile, n_trained, local_epochs, seed):
     patches = Patches(frames(shape, seed), SIZE)
     known = trained(patches, min(n_trained, len(patches)))
-    parts = [*found(patches, known, tile, seed=seed)]
+    parts = [*found(patches, known, tile, seed, local_epochs=local_epochs)]
     rows = torch.cat([estimate.rows for estimate, _ in parts])
     assert sorted(rows.tolist()) == list(range(len(patches)))
     bounds = torch.cat([bound for _, bound in parts])
@@ -84,6 +120,20 @@ def test_tiles_leave_no_seams(tile):
     torch.testing.assert_close(*pictures, rtol=0, atol=1e-5)
 
 
+def test_a_tile_learns_for_itself_and_leaves_the_model_as_it_was():
+    patches = Patches(torch.cat([frames((1, 20, 40, 1)), 5 + frames((1, 20, 40, 1))], 1), SIZE)
+    known = trained(patches, 20)
+    before = [p.clone() for p in known.model.state().values()]
+    totals = [
+        sum(float(bound.sum()) for _, bound in found(patches, known, 400, local_epochs=n))
+        for n in (0, 4)
+    ]
+    assert totals[1] > totals[0] + len(patches)  # by more than a nat for each patch
+    assert all(
+        torch.equal(*pair) for pair in zip(before, known.model.state().values(), strict=True)
+    )
+
+
 def test_memory_is_bounded_by_sample_and_tile(monkeypatch):
     patches = Patches(frames((1, 60, 50, 1)), SIZE)
     known, sizes = trained(patches, 100), []
@@ -92,17 +142,21 @@ def test_memory_is_bounded_by_sample_and_tile(monkeypatch):
         tiles, "near_groups", lambda x, size, g: sizes.append(len(x)) or real(x, size, g)
     )
     groups = [len(estimate.rows) for estimate, _ in found(patches, known, 300)]
-    assert len(sizes) == 10 and max(sizes) <= 300 + 100
+    assert len(sizes) == 12 and max(sizes) <= 300 + 100
     assert sum(groups) == len(patches) and max(groups) <= 300
     monkeypatch.setattr(tiles, "_GROUP", 32)
     assert max(len(estimate.rows) for estimate, _ in found(patches, known, 300)) < 100
 
 
-def test_new_patches_take_the_states_of_those_most_like_them():
+def test_new_patches_take_the_states_of_those_most_like_them(monkeypatch):
     patches = Patches(frames((1, 9, 9, 1)), SIZE)
-    known = trained(patches, len(patches), n_features=9)
-    nearest = tiles._nearest(known, torch.arange(10, 30), known.coordinates[[12, 29]])
-    assert torch.equal(nearest.words, known.population.words[[12, 29]])
+    known, g = trained(patches, len(patches), n_features=9), torch.Generator().manual_seed(0)
+    rows = torch.tensor([12, 29])
+    nearest = known.states(torch.arange(10, 30), known.coordinates[rows], g)
+    assert torch.equal(nearest.words, known.population.words[rows])
+    monkeypatch.setattr(tiles, "_EVERYWHERE", 3)
+    box = tiles.Tile(slice(0, 1), slice(2, 3), slice(4, 6))
+    assert known.around(box).tolist() == [0, 1, 2, 18, 19]
 
 
 @pytest.mark.parametrize("covariance", ["auto", "isotropic", "dct"])
@@ -121,10 +175,10 @@ def test_a_picture_just_too_large_is_restored_like_one_that_is_not(monkeypatch, 
 
 @pytest.mark.parametrize(("trust", "n_estimates"), [(0.0, 2), (0.5, 2), (1.0, 1)])
 def test_a_model_without_weight_in_the_result_estimates_nothing(monkeypatch, trust, n_estimates):
-    calls, real = [], fitting.estimates
+    calls, real = [], fitting.tiles
     monkeypatch.setattr(chosen, "_TRAINED", (100, 100))
     monkeypatch.setattr(job, "trust_in_dct", lambda learned, estimate: trust)
-    monkeypatch.setattr(fitting, "estimates", lambda *a: calls.append(1) or real(*a))
+    monkeypatch.setattr(fitting, "tiles", lambda *a: calls.append(1) or real(*a))
     noisy = noisy_scene(size=24)[1]
     result = truvae.denoise(noisy, return_result=True, **SMALL | {"epochs": 1})
     assert len(result.covariances) == 2 and len(calls) == n_estimates

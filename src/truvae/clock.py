@@ -72,6 +72,15 @@ class Clock:
             watch=replace(self.watch, ranks=ranks),
         )
 
+    def alone(self) -> "Clock":
+        """Return a clock for what this rank does without the others, who call this at the same
+        time: whether to stop is settled now.
+        """
+        if self.watch.ranks.size == 1:
+            return self
+        stop, left = self.should_stop(), self._rest()
+        return replace(self, budget=left, should_stop=lambda: stop, watch=Stopwatch())
+
     @property
     def seconds(self) -> float:
         """Seconds since the start."""

@@ -19,11 +19,11 @@ from truvae.fill import nearest_known
 from truvae.model import Model
 from truvae.noise import DiagonalGaussian, Gaussian
 from truvae.optim import Adam
-from truvae.patches import Features, Patches, cosine_basis, merge
+from truvae.patches import Features, Patches, cosine_basis, merge, weighted_sum
 from truvae.proposals import Neighbours, Proposal
 from truvae.ranks import ALONE, Ranks
 from truvae.settings import Settings
-from truvae.tiles import Trained, estimates
+from truvae.tiles import Tile, Trained, estimates, tiles
 from truvae.training import Epoch, Posterior, posterior
 
 Estimate = tuple[Tensor, float]
@@ -195,8 +195,7 @@ def fit_model(
         return Run(settings, model, sample.entries, len(epochs), clock.seconds, estimate)
     save = partial(_save, checkpoint, name, clock, epochs)
     chunks = settings.chunks(len(patches), coordinates, ranks)
-    rows = sample.all[0].lattice(settings.stride)
-    training, closing = (clock, clock) if sample.whole else _parts(clock, rows, sample, settings)
+    training, closing = (clock, clock) if sample.whole else _parts(clock, sample, settings)
     for epoch in settings.train(
         model, population, patches, chunks, generator, training, optimizer, len(epochs), ranks
     ):
@@ -210,8 +209,11 @@ def fit_model(
         save(lambda: state.result() | {"merged": found[0]}, bound=found[1])
         estimate = partial(_as_it_is, found)
     else:
-        trained = Trained(model, state.states(), sample.features, sample.coordinates)
-        estimate = partial(_estimate_by_tiles, trained, sample, rows, settings, material, closing)
+        trained = Trained(
+            model, state.states(), sample.features, sample.coordinates, sample.patches
+        )
+        steps = checkpoint.part(name) if ranks.size == 1 else Checkpoint()
+        estimate = partial(_estimate_by_tiles, trained, sample, settings, material, steps, closing)
     return Run(settings, model, sample.entries, len(epochs), clock.seconds, estimate)
 
 
@@ -220,11 +222,14 @@ def _as_it_is(estimate: Estimate) -> Estimate:
     return estimate
 
 
-def _parts(clock: Clock, rows: Tensor, sample: _Sample, settings: Settings) -> tuple[Clock, Clock]:
-    """Return a clock for training on a sample, and one for the estimates of the patches `rows`."""
-    passes = len(rows) / len(sample.patches)
-    share = settings.epochs / (settings.epochs + passes / 2)  # an epoch has an M-step too
-    return clock.before(_CLOSING * passes).span(0, share), clock.span(share, 1)
+def _parts(clock: Clock, sample: _Sample, settings: Settings) -> tuple[Clock, Clock]:
+    """Return a clock for training on a sample, and one for the estimates of all patches."""
+    passes = len(sample.all[0].lattice(settings.stride)) / len(sample.patches)
+    local = passes * settings.local_epochs
+    common = settings.epochs / (settings.epochs + local)
+    training = clock.without(clock.left() * (1 - common)).before(_CLOSING * passes * common)
+    share = settings.epochs / (settings.epochs + local + passes / 2)  # an epoch has an M-step too
+    return training.span(0, share), clock.span(share, 1)
 
 
 def _go_on(saved: State, state: Training, clock: Clock) -> list[Epoch]:
@@ -294,28 +299,58 @@ def _estimate(
 def _estimate_by_tiles(
     trained: Trained,
     sample: _Sample,
-    rows: Tensor,
     settings: Settings,
     material: Material,
+    checkpoint: Checkpoint,
     clock: Clock,
 ) -> Estimate:
-    """Return the same of a model that was trained on a sample, from the patches `rows`."""
+    """Return the same of a model that was trained on a sample.
+
+    Each rank takes tiles of its own. Of one process alone they are saved one by one.
+    """
+    ranks, places = material.ranks, trained.patches.places
+    device = material.seen.device
+    seed = int(torch.randint(1 << 62, (), generator=material.generator, device=device))
+    total = torch.zeros(material.seen.shape, dtype=torch.float64, device=device)
+    weight, bounds, n = total.clone(), 0.0, 0
+    boxes = enumerate(tiles(places, settings.tile * settings.stride**2))
+    mine = [*ranks.mine(boxes)]
+    for done, item in enumerate(ranks.in_step(mine, None)):
+        local = clock.part(done, max(len(mine), done + 1)).before(_CLOSING).alone()
+        if item is not None:
+            index, tile = item
+            make = partial(_of_tile, trained, sample, settings, tile, seed + index, local)
+            state = checkpoint.once(f"tile-{index + 1}", local, make)
+            pixels = trained.patches.box(*tile)
+            total[pixels] += state.tensors["total"].to(total)
+            weight[pixels] += state.tensors["weight"].to(total)
+            bounds += state.values["bounds"]
+            n += state.values["n"]
+            local.on_progress(1)
+    ranks.sum_([total, weight])
+    bounds, all_patches = ranks.sum(bounds, n)
+    return total.div_(weight), bounds / all_patches
+
+
+def _of_tile(
+    trained: Trained, sample: _Sample, settings: Settings, tile: Tile, seed: int, clock: Clock
+) -> State:
+    """Return the weighted sums of the estimates of the patches of a tile, and of their bounds."""
+    seen, pilot = (patches.cut(*tile) for patches in sample.all)
+    rows = seen.lattice(settings.stride)
+    some, generator = seen.some(rows), torch.Generator(seen.device).manual_seed(seed)
     search = settings.search if settings.shares else (Neighbours(),)
-    ranks = material.ranks
-    rows, generator = ranks.own(rows), ranks.fork(material.generator)
-    found = estimates(trained, *sample.all, rows, settings.tile, search, generator)
+    found = estimates(trained, tile, some, pilot.some(rows), settings, search, generator, clock)
     bounds: list[Tensor] = []
 
     def told() -> Iterator[Posterior]:
-        done = 0
         for estimate, bound in found:
             bounds.append(bound)
-            done += len(bound)
-            clock.on_progress(done / len(rows))
             yield estimate
 
-    merged = merge(sample.all[0], told(), settings.doubt, ranks)
-    return merged, ranks.mean(float(torch.cat(bounds).mean()), len(rows))
+    total, weight = weighted_sum(some, told(), settings.doubt)
+    values = {"bounds": float(torch.cat(bounds).sum()), "n": len(rows)}
+    return State(values, {"total": total, "weight": weight})
 
 
 __all__ = ["Material", "Run", "fit_model"]

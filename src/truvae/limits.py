@@ -99,7 +99,7 @@ def _of_patches(settings: Settings, shape: Shape) -> int:
     n_trained = min(n_patches, settings.trained or n_patches)
     states = settings.n_states * 8 * (n_words(settings.n_latents) + 1)
     tile = settings.tile if n_trained < shape[0] * n_patches else 0
-    return n_trained * (_PATCH + _STATES * states) + tile * _PATCH
+    return (n_trained + tile) * (_PATCH + _STATES * states)
 
 
 def _smaller(plan: Plan) -> Plan:

@@ -44,7 +44,7 @@ class Patches:
         self.device = image.device
         self._rows = rows
         frames = image if image.ndim == 4 else image.view(1, *image.shape[:2], -1)
-        self.n_channels = frames.shape[3]
+        self._frames, self.n_channels = frames, frames.shape[3]
         self._view = frames.unfold(1, self.sides[0], 1).unfold(2, self.sides[1], 1)
         self._width = frames.shape[2]
         row, column, channel = (
@@ -57,6 +57,11 @@ class Patches:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the grid of patches: (R - P + 1, C - P + 1)."""
         return self._view.shape[1], self._view.shape[2]
+
+    @property
+    def places(self) -> tuple[int, int, int]:
+        """Frames, and rows and columns of the grid of patches in each."""
+        return len(self._view), *self.grid
 
     @property
     def n_entries(self) -> int:
@@ -92,6 +97,28 @@ class Patches:
         )
         frame = torch.arange(len(self._view), device=self.device)[:, None, None] * self.grid[0]
         return ((frame + row[:, None]) * self.grid[1] + column).flatten()
+
+    def box(self, frames: slice, rows: slice, columns: slice) -> tuple[slice, slice, slice]:
+        """Return the pixels of the patches that begin in a box of places, by frame, row, column."""
+        high, wide = (side - 1 for side in self.sides)
+        return (
+            frames,
+            slice(rows.start, rows.stop + high),
+            slice(columns.start, columns.stop + wide),
+        )
+
+    def cut(self, frames: slice, rows: slice, columns: slice) -> "Patches":
+        """Return all patches that begin in a box of places, as those of a part of the frames."""
+        return Patches(self._frames[self.box(frames, rows, columns)], self.sides)
+
+    def begin_in(self, frames: slice, rows: slice, columns: slice) -> Tensor:
+        """Tell which patches begin in a box of places: (N,), True or False."""
+        boxes = frames, rows, columns
+        places = self._corners(torch.arange(len(self), device=self.device))
+        inside = torch.ones(len(self), dtype=torch.bool, device=self.device)
+        for place, box in zip(places, boxes, strict=True):
+            inside &= (place >= box.start) & (place < box.stop)
+        return inside
 
     def blocks(self, size: int = 1 << 14) -> Iterable[Tensor]:
         """Yield all patches in order, `size` at a time."""
@@ -197,8 +224,19 @@ def merge(
     ranks
         Processes, each of which has the estimates of some patches; all get the whole picture.
     """
-    (mean,) = _averages(patches, estimates, doubt, lambda of: (of.mean,), ranks)
-    return mean
+    total, weight = weighted_sum(patches, estimates, doubt)
+    ranks.sum_([total, weight])
+    return total.div_(weight)
+
+
+def weighted_sum(
+    patches: Patches, estimates: Iterable[Posterior], doubt: float
+) -> tuple[Tensor, Tensor]:
+    """Return what `merge` divides: at each pixel the sum of the estimates, each with its weight,
+    and that of the weights, float64, in the shape of `patches.shape`.
+    """
+    (total,), weight = _sums(patches, estimates, doubt, 1, lambda of: (of.mean,))
+    return total, weight
 
 
 def merge_moments(
@@ -207,35 +245,35 @@ def merge_moments(
     """Return what `merge` does, and the mean posterior variance of the patches around each pixel
     with the same weights, in the same shape.
     """
-    mean, variance = _averages(
-        patches, estimates, doubt, lambda of: (of.mean, of.variance[:, None].expand_as(of.mean))
+    (mean, variance), weight = _sums(
+        patches,
+        estimates,
+        doubt,
+        2,
+        lambda of: (of.mean, of.variance[:, None].expand_as(of.mean)),
     )
-    return mean, variance
+    return mean.div_(weight), variance.div_(weight)
 
 
-def _averages(
+def _sums(
     patches: Patches,
     estimates: Iterable[Posterior],
     doubt: float,
+    n_values: int,
     values_of: Callable[[Posterior], tuple[Tensor, ...]],
-    ranks: Ranks = ALONE,
-) -> list[Tensor]:
-    """Return the weighted means of values (B, D) of the patches around each pixel."""
+) -> tuple[list[Tensor], Tensor]:
+    """Return the weighted sums of each of some values (B, D) of the patches around each pixel, and
+    the sum of their weights.
+    """
     zeros = torch.zeros(patches.shape.numel(), dtype=torch.float64, device=patches.device)
-    totals: list[Tensor] = []
-    weight = zeros.clone()
+    totals, weight = [zeros.clone() for _ in range(n_values)], zeros.clone()
     for estimate in estimates:
         trust = 1 / (1 + estimate.variance[:, None].double() / doubt)
         place = patches.pixels(estimate.rows).flatten()
-        values = values_of(estimate)
-        totals = totals or [zeros.clone() for _ in values]
-        for total, value in zip(totals, values, strict=True):
+        for total, value in zip(totals, values_of(estimate), strict=True):
             total.index_add_(0, place, (value.double() * trust).flatten())
         weight.index_add_(0, place, trust.expand_as(estimate.mean).flatten())
-    n_totals = int(ranks.most(len(totals)))  # a rank may have no estimates
-    totals = totals or [zeros.clone() for _ in range(n_totals)]
-    ranks.sum_([*totals, weight])
-    return [total.div_(weight).view(patches.shape) for total in totals]
+    return [total.view(patches.shape) for total in totals], weight.view(patches.shape)
 
 
 def cosine_basis(size: int | tuple[int, int], n_channels: int = 1) -> Tensor:
@@ -272,4 +310,5 @@ __all__ = [
     "merge",
     "merge_moments",
     "principal_axes",
+    "weighted_sum",
 ]

@@ -13,9 +13,10 @@ from truvae.recipes import Recipe, check_whole
 SMALLEST_PATCH = 7
 # Noise over the standard deviation of the noisy picture, below and above which other settings hold.
 _WEAK, _STRONG = 0.43, 0.6
-# Isotropic models at most, and epochs of an "isotropic" and a "dct" one for a picture of 256 x 256
-# pixels. Averages of several "dct" models gain nothing.
-_EFFORT = {"fast": (1, 5, 6), "balanced": (2, 8, 12), "best": (4, 12, 24)}
+# Isotropic models at most, epochs of an "isotropic" and a "dct" one for a picture of 256 x 256
+# pixels, and how many the "dct" one of a large picture goes on for in each tile. Averages of
+# several "dct" models gain nothing.
+_EFFORT = {"fast": (1, 5, 6, 0), "balanced": (2, 8, 12, 4), "best": (4, 12, 24, 8)}
 # Patches to train on: all up to the first number, of more the geometric mean of their number and
 # `_SCARCE`, up to the second number. Of 512 x 512 pixels all are worth less than 0.05 dB more.
 _TRAINED, _SCARCE = (1 << 16, 1 << 18), 1 << 14
@@ -58,8 +59,10 @@ class Settings(Recipe):
     """If these are not all, estimated patches lie on every so many-th row and column."""
     sparse: bool = False
     """Whether only these are trained on, too."""
-    tile: int = 1 << 16
+    tile: int = 1 << 14
     """How many of them are estimated at a time."""
+    local_epochs: int = 0
+    """Epochs that the model goes on for with the patches of a tile alone, before it estimates."""
     doubt: float = 0.1
     """Error of a patch estimate that its posterior does not know of, in units of the variance of
     the picture; infinite to average patches with equal weights."""
@@ -153,11 +156,11 @@ def choose(
         raise InputError(
             "covariance dct needs a picture without missing pixels: choose auto or isotropic"
         )
-    runs, epochs, dct_epochs = _EFFORT[quality]
+    runs, epochs, dct_epochs, local = _EFFORT[quality]
     # Averages of more than two models gain little: large pictures do without.
     runs = min(runs, max(2, round(runs * 256 / math.sqrt(math.prod(shape)))))
     whole, shape = shape, shape[:2]
-    isotropic, dct = _isotropic(shape, noise, epochs), _dct(shape, noise, dct_epochs)
+    isotropic, dct = _isotropic(shape, noise, epochs), _dct(shape, noise, dct_epochs, local)
     if covariance == "isotropic":
         return Plan((isotropic,), runs)
     isotropic, dct = (replace(settings, stride=_STRIDE) for settings in (isotropic, dct))
@@ -281,11 +284,12 @@ def _isotropic(shape: tuple[int, ...], noise: float, epochs: int) -> Settings:
     )
 
 
-def _dct(shape: tuple[int, ...], noise: float, epochs: int) -> Settings:
+def _dct(shape: tuple[int, ...], noise: float, epochs: int, local_epochs: int) -> Settings:
     strong = noise > _STRONG
     size = min(10 if strong else 8, *shape)
     smaller, longer = _by_size(shape, size)
     width = max(16, round((128 if strong else 256) * smaller))
+    large = _count(shape, size) > _most(shape, size)
     return Settings(
         covariance="dct",
         patch_size=size,
@@ -294,6 +298,7 @@ def _dct(shape: tuple[int, ...], noise: float, epochs: int) -> Settings:
         hidden=(width,),
         n_states=16,
         epochs=max(2, math.ceil(epochs * longer)),
+        local_epochs=local_epochs if large else 0,
         group=128,
         peak_rate=0.01,
         doubt=0.02,

@@ -1,27 +1,74 @@
 """Large frames: a model is trained on a sample of their patches, and estimates them all by tiles.
 
-The states of the sampled patches are known from training. The patches of a tile, which is a random
-portion of all, start from those of the sampled ones most like them, and take one E-step with the
-decoder fixed. As nothing is learned from them, their states need not be kept: memory is needed for
-the sample and one tile. Estimates are merged as they come, so that there are no seams.
+The states of the sampled patches are known from training. Those of a tile, a box of the frames,
+start from the states of the sampled ones most like them. A copy of the model then may go on
+learning from the patches of this tile alone: a model of all of a large picture knows a little of
+everything, and one of a tile what is there. With or without, the patches take one more E-step.
+Neither copy nor states are kept: memory is needed for the sample and one tile. Tiles overlap by
+less than a patch, and estimates are merged as they come, so that there are no seams.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from truvae.chunks import near_groups
+from truvae.chunks import NearChunks, near_groups
+from truvae.clock import Clock
 from truvae.model import Model
 from truvae.patches import Features, Patches
 from truvae.population import Population
 from truvae.proposals import Proposal
-from truvae.training import Posterior, e_step
+from truvae.settings import Settings
+from truvae.training import Posterior, posterior
 
-# Patches of a tile, near to each other, that share states.
+# Patches, near to each other, that share states in the last E-step.
 _GROUP = 256
+# How many sampled patches, from all over the frames, any tile may take states from.
+_EVERYWHERE = 1 << 16
+
+
+class Tile(NamedTuple):
+    """A box of places where patches begin."""
+
+    frames: slice
+    rows: slice
+    columns: slice
+
+
+def tiles(places: tuple[int, int, int], most: int) -> list[Tile]:
+    """Part frames into tiles of up to `most` places, as square as may be; several whole frames if
+    they are small.
+
+    Parameters
+    ----------
+    places
+        Frames, and in each the rows and columns where patches begin.
+    most
+        At least 1.
+
+    Examples
+    --------
+    >>> [(tile.rows, tile.columns) for tile in tiles((1, 10, 4), 20)]
+    [(slice(0, 5, None), slice(0, 4, None)), (slice(5, 10, None), slice(0, 4, None))]
+    """
+    _, rows, columns = places
+    height = min(rows, math.isqrt(most))
+    width = min(columns, most // height)
+    height = min(rows, most // width)
+    sides = max(1, most // (rows * columns)), height, width
+    return [Tile(*box) for box in product(*map(_parts, places, sides))]
+
+
+def _parts(n: int, most: int) -> list[slice]:
+    """Part n places evenly into ranges of up to `most`."""
+    k = math.ceil(n / most)
+    return [slice(i * n // k, (i + 1) * n // k) for i in range(k)]
 
 
 @dataclass(frozen=True)
@@ -35,59 +82,76 @@ class Trained:
     """What their coordinates are."""
     coordinates: Tensor
     """(n, k), in which near patches look alike."""
+    patches: Patches
+    """Themselves, in random order."""
+
+    def around(self, tile: Tile) -> Tensor:
+        """Return which patches a tile may take states from: those in it, and some of all; (m,)."""
+        near = self.patches.begin_in(*tile)
+        near[:_EVERYWHERE] = True
+        return near.nonzero()[:, 0]
+
+    def states(self, known: Tensor, new: Tensor, generator: torch.Generator) -> Population:
+        """Return states for patches with coordinates `new` (B, k): to each those of one of the
+        `known` patches that is most like it.
+        """
+        both = torch.cat([self.coordinates[known], new])
+        nearest = known.new_zeros(len(new))
+        for group in near_groups(both, _GROUP * len(both) // len(new), generator):
+            mine, others = group[group < len(known)], group[group >= len(known)] - len(known)
+            if len(mine) and len(others):
+                distance = torch.cdist(new[others], self.coordinates[known[mine]])
+                nearest[others] = mine[distance.argmin(1)]
+        rows = known[nearest]
+        return Population(self.population.words[rows], self.population.log_joint[rows])
 
 
-@torch.no_grad()
 def estimates(
     trained: Trained,
+    tile: Tile,
     patches: Patches,
     pilot: Patches,
-    rows: Tensor,
-    tile: int,
+    settings: Settings,
     search: Sequence[Proposal],
     generator: torch.Generator,
+    clock: Clock,
 ) -> Iterator[tuple[Posterior, Tensor]]:
-    """Estimate patches, a group of near ones at a time.
+    """Estimate the patches of a tile, a group of near ones at a time.
 
     Parameters
     ----------
     trained
         What was learned from a sample of the patches.
-    patches, pilot
-        All patches, NaN where missing, and the same without gaps, by which near ones are found.
-    rows
-        The numbers of those to estimate.
     tile
-        How many of them are searched for near ones at a time.
+        Where they are.
+    patches, pilot
+        Those to estimate, NaN where missing, and the same without gaps, by which near ones are
+        found.
+    settings
+        How the model was trained, and for how many epochs it goes on to be in a tile.
     search
-        Proposals of the E-step.
+        Proposals of the last E-step.
     generator
         Source of all randomness.
+    clock
+        The time that there is for it.
 
     Yields
     ------
     Posterior moments of the patches (B,) of a group, and their bounds F_n in nats, (B,).
     """
-    old = trained.coordinates
-    order = torch.randperm(len(rows), generator=generator, device=rows.device)
-    for part in rows[order].tensor_split(math.ceil(len(rows) / tile)):
-        new = trained.features(pilot.some(part))
-        both = torch.cat([old, new])
-        for group in near_groups(both, _GROUP * len(both) // len(new), generator):
-            others = group[group >= len(old)] - len(old)
-            if len(others):
-                known = group[group < len(old)]
-                start = _nearest(trained, known if len(known) else 0 * others[:1], new[others])
-                x, everyone = patches[part[others]], torch.arange(len(others), device=part.device)
-                pool, _ = e_step(trained.model, start, x, everyone, search, generator)
-                yield Posterior(part[others], *pool.signal()), start.bound(everyone)
+    coordinates = trained.features(pilot)
+    population = trained.states(trained.around(tile), coordinates, generator)
+    model = trained.model
+    if settings.local_epochs:
+        model = deepcopy(model)
+        local = replace(settings, epochs=settings.local_epochs)
+        chunks = local.chunks(len(patches), coordinates)
+        for _ in local.train(model, population, patches, chunks, generator, clock):
+            pass
+    chunks = NearChunks(coordinates, _GROUP, 1)
+    for estimate in posterior(model, population, patches, chunks, search, generator):
+        yield estimate, population.bound(estimate.rows)
 
 
-def _nearest(trained: Trained, known: Tensor, new: Tensor) -> Population:
-    """Return the states of those of the `known` patches nearest to others (B, k)."""
-    nearest = known[torch.cdist(new, trained.coordinates[known]).argmin(1)]
-    population = trained.population
-    return Population(population.words[nearest], population.log_joint[nearest])
-
-
-__all__ = ["Trained", "estimates"]
+__all__ = ["Tile", "Trained", "estimates", "tiles"]
