@@ -148,15 +148,14 @@ def test_memory_is_bounded_by_sample_and_tile(monkeypatch):
     assert max(len(estimate.rows) for estimate, _ in found(patches, known, 300)) < 100
 
 
-def test_new_patches_take_the_states_of_those_most_like_them(monkeypatch):
+def test_new_patches_take_the_states_of_those_most_like_them():
     patches = Patches(frames((1, 9, 9, 1)), SIZE)
     known, g = trained(patches, len(patches), n_features=9), torch.Generator().manual_seed(0)
     rows = torch.tensor([12, 29])
     nearest = known.states(torch.arange(10, 30), known.coordinates[rows], g)
     assert torch.equal(nearest.words, known.population.words[rows])
-    monkeypatch.setattr(tiles, "_EVERYWHERE", 3)
     box = tiles.Tile(slice(0, 1), slice(2, 3), slice(4, 6))
-    assert known.around(box).tolist() == [0, 1, 2, 18, 19]
+    assert known.around(box, 3).tolist() == [0, 1, 2, 18, 19]
 
 
 @pytest.mark.parametrize("covariance", ["auto", "isotropic", "dct"])

@@ -13,13 +13,16 @@ from truvae.recipes import Recipe, check_whole
 SMALLEST_PATCH = 7
 # Noise over the standard deviation of the noisy picture, below and above which other settings hold.
 _WEAK, _STRONG = 0.43, 0.6
-# Isotropic models at most, epochs of an "isotropic" and a "dct" one for a picture of 256 x 256
-# pixels, and how many the "dct" one of a large picture goes on for in each tile. Averages of
+# Isotropic models at most, and epochs of an "isotropic" and a "dct" one for a picture of 256 x 256
+# pixels; and how many of these a "dct" one of a large picture spends in each tile. Averages of
 # several "dct" models gain nothing.
-_EFFORT = {"fast": (1, 5, 6, 0), "balanced": (2, 8, 12, 4), "best": (4, 12, 24, 8)}
+_EFFORT = {"fast": (1, 5, 6, 2), "balanced": (2, 8, 12, 4), "best": (4, 12, 24, 8)}
 # Patches to train on: all up to the first number, of more the geometric mean of their number and
 # `_SCARCE`, up to the second number. Of 512 x 512 pixels all are worth less than 0.05 dB more.
 _TRAINED, _SCARCE = (1 << 16, 1 << 18), 1 << 14
+# Pixels of the largest pictures that are worth an isotropic model too: a "dct" one that learns
+# tile by tile needs its help less.
+_LARGE = 1 << 18
 # Where a model knows a sample only, the patches that it estimates lie on every second row and
 # column, if further looks follow.
 _STRIDE = 2
@@ -59,7 +62,7 @@ class Settings(Recipe):
     """If these are not all, estimated patches lie on every so many-th row and column."""
     sparse: bool = False
     """Whether only these are trained on, too."""
-    tile: int = 1 << 14
+    tile: int = 1 << 12
     """How many of them are estimated at a time."""
     local_epochs: int = 0
     """Epochs that the model goes on for with the patches of a tile alone, before it estimates."""
@@ -156,6 +159,8 @@ def choose(
         raise InputError(
             "covariance dct needs a picture without missing pixels: choose auto or isotropic"
         )
+    if covariance == "auto" and complete and math.prod(shape[:2]) > _LARGE:
+        covariance = "dct"
     runs, epochs, dct_epochs, local = _EFFORT[quality]
     # Averages of more than two models gain little: large pictures do without.
     runs = min(runs, max(2, round(runs * 256 / math.sqrt(math.prod(shape)))))
@@ -284,12 +289,12 @@ def _isotropic(shape: tuple[int, ...], noise: float, epochs: int) -> Settings:
     )
 
 
-def _dct(shape: tuple[int, ...], noise: float, epochs: int, local_epochs: int) -> Settings:
+def _dct(shape: tuple[int, ...], noise: float, epochs: int, local: int) -> Settings:
     strong = noise > _STRONG
     size = min(10 if strong else 8, *shape)
     smaller, longer = _by_size(shape, size)
     width = max(16, round((128 if strong else 256) * smaller))
-    large = _count(shape, size) > _most(shape, size)
+    local = local if _count(shape, size) > _most(shape, size) else 0
     return Settings(
         covariance="dct",
         patch_size=size,
@@ -297,8 +302,8 @@ def _dct(shape: tuple[int, ...], noise: float, epochs: int, local_epochs: int) -
         n_latents=width,
         hidden=(width,),
         n_states=16,
-        epochs=max(2, math.ceil(epochs * longer)),
-        local_epochs=local_epochs if large else 0,
+        epochs=max(2, math.ceil((epochs - local) * longer)),
+        local_epochs=local,
         group=128,
         peak_rate=0.01,
         doubt=0.02,

@@ -29,8 +29,8 @@ from truvae.training import Posterior, posterior
 
 # Patches, near to each other, that share states in the last E-step.
 _GROUP = 256
-# How many sampled patches, from all over the frames, any tile may take states from.
-_EVERYWHERE = 1 << 16
+# A tile may take states from so many sampled patches from all over the frames for each of its own.
+_EVERYWHERE = 4
 
 
 class Tile(NamedTuple):
@@ -85,10 +85,10 @@ class Trained:
     patches: Patches
     """Themselves, in random order."""
 
-    def around(self, tile: Tile) -> Tensor:
-        """Return which patches a tile may take states from: those in it, and some of all; (m,)."""
+    def around(self, tile: Tile, n: int) -> Tensor:
+        """Return which patches a tile may take states from: those in it, and `n` of all; (m,)."""
         near = self.patches.begin_in(*tile)
-        near[:_EVERYWHERE] = True
+        near[:n] = True
         return near.nonzero()[:, 0]
 
     def states(self, known: Tensor, new: Tensor, generator: torch.Generator) -> Population:
@@ -141,7 +141,8 @@ def estimates(
     Posterior moments of the patches (B,) of a group, and their bounds F_n in nats, (B,).
     """
     coordinates = trained.features(pilot)
-    population = trained.states(trained.around(tile), coordinates, generator)
+    known = trained.around(tile, _EVERYWHERE * len(patches))
+    population = trained.states(known, coordinates, generator)
     model = trained.model
     if settings.local_epochs:
         model = deepcopy(model)
