@@ -158,6 +158,28 @@ def test_new_patches_take_the_states_of_those_most_like_them():
     assert known.around(box, 3).tolist() == [0, 1, 2, 18, 19]
 
 
+def test_models_of_larger_pictures_learn_on_in_tiles_and_are_of_one_kind():
+    def kinds(side, **options):
+        plan = chosen.choose((side, side), 0.4, "balanced", **options)
+        return [(model.covariance, model.local_epochs > 0) for model in plan.models]
+
+    assert kinds(256) == [("isotropic", False), ("dct", False)]
+    assert kinds(512) == [("isotropic", False), ("dct", True)]
+    assert kinds(513) == [("dct", True)]
+    assert kinds(513, covariance="isotropic") == kinds(513, complete=False) == kinds(256)[:1]
+
+
+def test_a_large_picture_with_a_few_gaps_is_left_to_the_model_that_learns_on(monkeypatch):
+    clean, noisy = noisy_scene()
+    noisy[5:8, 20] = np.nan
+    monkeypatch.setattr(chosen, "_TRAINED", (1000, 1000))
+    monkeypatch.setattr(chosen, "_LARGE", 1000)
+    options = {name: value for name, value in SMALL.items() if name != "epochs"}
+    result = truvae.denoise(noisy, return_result=True, **options)
+    assert result.covariances == ["isotropic", "dct"] and result.trust_in_dct == 1
+    assert result.settings.local_epochs > 0 and rmse(result.restored, clean) < 12
+
+
 @pytest.mark.parametrize("covariance", ["auto", "isotropic", "dct"])
 def test_a_picture_just_too_large_is_restored_like_one_that_is_not(monkeypatch, covariance):
     clean, noisy = noisy_scene()

@@ -47,6 +47,8 @@ class Clock:
         Passes over the data that come after the training, in E-steps.
     watch
         Says what time it is; all clocks made from this one share it.
+    own_stop
+        Where `should_stop` asks all ranks, the same without asking the others.
     """
 
     budget: float | None = None
@@ -54,6 +56,7 @@ class Clock:
     should_stop: Callable[[], bool] = lambda: False
     closing: float = 1
     watch: Stopwatch = field(default_factory=Stopwatch)
+    own_stop: Callable[[], bool] | None = None
 
     def __post_init__(self) -> None:
         """Start the clock."""
@@ -69,17 +72,21 @@ class Clock:
             self,
             budget=ranks.first(self._rest),
             should_stop=lambda: ranks.any(self.should_stop()),
+            own_stop=self.should_stop,
             watch=replace(self.watch, ranks=ranks),
         )
 
     def alone(self) -> "Clock":
-        """Return a clock for what this rank does without the others, who call this at the same
-        time: whether to stop is settled now.
+        """Return a clock for work that is done side by side, without asking other ranks; it tells
+        no progress. All ranks call this at the same time.
         """
-        if self.watch.ranks.size == 1:
-            return self
-        stop, left = self.should_stop(), self._rest()
-        return replace(self, budget=left, should_stop=lambda: stop, watch=Stopwatch())
+        return replace(
+            self,
+            budget=self._rest(),
+            on_progress=lambda progress: None,
+            should_stop=self.own_stop or self.should_stop,
+            watch=self.watch if self.watch.ranks.size == 1 else Stopwatch(),
+        )
 
     @property
     def seconds(self) -> float:

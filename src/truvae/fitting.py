@@ -23,6 +23,7 @@ from truvae.patches import Features, Patches, cosine_basis, merge, weighted_sum
 from truvae.proposals import Neighbours, Proposal
 from truvae.ranks import ALONE, Ranks
 from truvae.settings import Settings
+from truvae.threads import side_by_side
 from truvae.tiles import Tile, Trained, estimates, tiles
 from truvae.training import Epoch, Posterior, posterior
 
@@ -306,27 +307,30 @@ def _estimate_by_tiles(
 ) -> Estimate:
     """Return the same of a model that was trained on a sample.
 
-    Each rank takes tiles of its own. Of one process alone they are saved one by one.
+    Tiles are worked on side by side. Each rank takes some; of one process alone they are saved one
+    by one.
     """
     ranks, places = material.ranks, trained.patches.places
     device = material.seen.device
     seed = int(torch.randint(1 << 62, (), generator=material.generator, device=device))
     total = torch.zeros(material.seen.shape, dtype=torch.float64, device=device)
     weight, bounds, n = total.clone(), 0.0, 0
-    boxes = enumerate(tiles(places, settings.tile * settings.stride**2))
-    mine = [*ranks.mine(boxes)]
-    for done, item in enumerate(ranks.in_step(mine, None)):
-        local = clock.part(done, max(len(mine), done + 1)).before(_CLOSING).alone()
-        if item is not None:
-            index, tile = item
-            make = partial(_of_tile, trained, sample, settings, tile, seed + index, local)
-            state = checkpoint.once(f"tile-{index + 1}", local, make)
-            pixels = trained.patches.box(*tile)
-            total[pixels] += state.tensors["total"].to(total)
-            weight[pixels] += state.tensors["weight"].to(total)
-            bounds += state.values["bounds"]
-            n += state.values["n"]
-            local.on_progress(1)
+    mine = [*ranks.mine(enumerate(tiles(places, settings.tile * settings.stride**2)))]
+    local = clock.before(_CLOSING).alone()
+
+    def estimated(done: int) -> State:
+        index, tile = mine[done]
+        own = local.part(done, len(mine))
+        make = partial(_of_tile, trained, sample, settings, tile, seed + index, own)
+        return checkpoint.once(f"tile-{index + 1}", own, make)
+
+    for done, state in enumerate(side_by_side(estimated, range(len(mine)))):
+        pixels = trained.patches.box(*mine[done][1])
+        total[pixels] += state.tensors["total"].to(total)
+        weight[pixels] += state.tensors["weight"].to(total)
+        bounds += state.values["bounds"]
+        n += state.values["n"]
+        clock.on_progress((done + 1) / len(mine))
     ranks.sum_([total, weight])
     bounds, all_patches = ranks.sum(bounds, n)
     return total.div_(weight), bounds / all_patches

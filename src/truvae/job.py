@@ -218,8 +218,10 @@ class Job:
 
     def _trust(self, runs: Sequence[Run]) -> float:
         """Return how far to trust models of kind "dct" after a first isotropic one, in [0, 1]."""
-        isotropic_only = len(self.plan.models) == 1 or not runs
-        return 0.0 if isotropic_only else trust_in_dct(_learned(runs), self.material.noise)
+        planned = {settings.covariance for settings in self.plan.models}
+        if len(planned) == 1:
+            return float("dct" in planned)
+        return trust_in_dct(_learned(runs), self.material.noise) if runs else 0.0
 
     def _share_of_dct(self, runs: Sequence[Run]) -> float:
         """Return the share of the models of kind "dct" in the estimate, in [0, 1]."""

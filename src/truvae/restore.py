@@ -56,7 +56,8 @@ class Result:
     noise: tuple[PoissonGaussian, ...] | None
     """Gain and variance of the noise of each channel if it depends on the signal."""
     elbo: float
-    """Mean over the patches of the lower bound F_n in nats (Eq. 5), by `model`."""
+    """Mean over the patches of the lower bound F_n in nats (Eq. 5), by `model`, or by what became
+    of it in each tile of a large picture."""
     held_out_rmse: float | None
     """Root mean squared error at known pixels that were hidden from the models and predicted (it
     holds their noise); None where no pixel is missing, as then none is hidden."""

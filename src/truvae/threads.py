@@ -1,6 +1,15 @@
-"""CPU threads: how many there may be, and how many this process uses."""
+"""CPU threads: how many there may be, how many this process uses, and what for."""
 
 import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# More pieces of work at a time would wait for the interpreter, which runs one thread at a time.
+_MOST = 4
 
 
 def use_threads(n: int | None) -> None:
@@ -29,4 +38,30 @@ def shared_out(n: int | None, jobs: int) -> int:
     return max(1, (n or cpu_count()) // jobs)
 
 
-__all__ = ["shared_out", "use_threads"]
+def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yield what comes of items, in their order; several are worked on at a time, each with its
+    share of the threads of this process.
+
+    For steps of a fraction of a millisecond: a second thread does not speed these up at all.
+
+    Examples
+    --------
+    >>> [*side_by_side(abs, [-1, -2, 3])]
+    [1, 2, 3]
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    workers = min(threads, len(items), _MOST)
+    if workers <= 1:
+        yield from map(work, items)
+        return
+    torch.set_num_threads(threads // workers)  # of the threads that start from now on, too
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            yield from pool.map(work, items)
+    finally:
+        torch.set_num_threads(threads)
+
+
+__all__ = ["shared_out", "side_by_side", "use_threads"]
