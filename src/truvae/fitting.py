@@ -324,7 +324,8 @@ def _estimate_by_tiles(
         make = partial(_of_tile, trained, sample, settings, tile, seed + index, own)
         return checkpoint.once(f"tile-{index + 1}", own, make)
 
-    for done, state in enumerate(side_by_side(estimated, range(len(mine)))):
+    in_turn = side_by_side if device.type == "cpu" else map
+    for done, state in enumerate(in_turn(estimated, range(len(mine)))):
         pixels = trained.patches.box(*mine[done][1])
         total[pixels] += state.tensors["total"].to(total)
         weight[pixels] += state.tensors["weight"].to(total)

@@ -9,6 +9,7 @@ from pathlib import Path
 from truvae.bits import n_words
 from truvae.errors import InputError
 from truvae.settings import Plan, Settings
+from truvae.threads import MOST_AT_A_TIME
 
 GB = 1 << 30
 # Bytes, rounded up: of the program and the work on one group of patches; for each value of the
@@ -98,8 +99,8 @@ def _of_patches(settings: Settings, shape: Shape) -> int:
     n_patches = math.prod(shape[1:3])
     n_trained = min(n_patches, settings.trained or n_patches)
     states = settings.n_states * 8 * (n_words(settings.n_latents) + 1)
-    tile = settings.tile if n_trained < shape[0] * n_patches else 0
-    return (n_trained + tile) * (_PATCH + _STATES * states)
+    tiles = MOST_AT_A_TIME * settings.tile if n_trained < shape[0] * n_patches else 0
+    return (n_trained + tiles) * (_PATCH + _STATES * states)
 
 
 def _smaller(plan: Plan) -> Plan:

@@ -9,7 +9,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # More pieces of work at a time would wait for the interpreter, which runs one thread at a time.
-_MOST = 4
+MOST_AT_A_TIME = 4
 
 
 def use_threads(n: int | None) -> None:
@@ -52,7 +52,7 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     import torch
 
     threads = torch.get_num_threads()
-    workers = min(threads, len(items), _MOST)
+    workers = min(threads, len(items), MOST_AT_A_TIME)
     if workers <= 1:
         yield from map(work, items)
         return
@@ -64,4 +64,4 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         torch.set_num_threads(threads)
 
 
-__all__ = ["shared_out", "side_by_side", "use_threads"]
+__all__ = ["MOST_AT_A_TIME", "shared_out", "side_by_side", "use_threads"]
