@@ -79,7 +79,7 @@ def jsonl_log(path: str | os.PathLike[str]) -> Callback:
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     jsonl_log(f"{folder}/log.jsonl")(Epoch(0, 1.0, -9.0, math.nan, 2.0, 10, 1.0))
+    ...     jsonl_log(f"{folder}/log.jsonl")(Epoch(0, 1.0, -9.0, float("nan"), 2.0, 10, 1.0))
     ...     print(json.loads(Path(f"{folder}/log.jsonl").read_text())["sigma"])
     None
     """
