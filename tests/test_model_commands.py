@@ -63,7 +63,7 @@ def test_a_signal_ends_the_training_within_an_epoch(tmp_path):
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 130 and "Traceback" not in stderr
-    assert json.loads(stdout)["epochs"] <= 3 and (tmp_path / "model" / "config.json").exists()
+    assert json.loads(stdout)["epochs"] <= 2 and (tmp_path / "model" / "config.json").exists()
 
 
 def test_what_the_commands_write_is_what_the_estimator_says(fitted):

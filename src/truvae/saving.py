@@ -231,14 +231,15 @@ def check_folder(folder: Path) -> None:
 
 
 def epochs_to_json(epochs: Iterable[Epoch]) -> list[dict[str, Any]]:
-    """Return the records of epochs as JSON can hold them: NaN, which it lacks, as null.
+    """Return the records of epochs as JSON can hold them: what is not finite, which it lacks, as
+    null.
 
     >>> records = epochs_to_json([Epoch(0, 1.0, -9.0, math.nan, 2.0, 10, 1.0)])
     >>> records[0]["sigma"], epochs_from_json(records)[0].sigma
     (None, nan)
     """
     records = (dataclasses.asdict(epoch) for epoch in epochs)
-    return [{k: None if v != v else v for k, v in record.items()} for record in records]
+    return [{k: v if math.isfinite(v) else None for k, v in record.items()} for record in records]
 
 
 def epochs_from_json(records: Iterable[Mapping[str, Any]]) -> list[Epoch]:
