@@ -1,6 +1,6 @@
 """The generative model: Bernoulli prior x decoder x noise (Eq. 1). Knows nothing of populations."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,7 +13,10 @@ from truvae.noise import Noise
 
 # Row counts given to the decoder are multiples of this: libraries prepare a kernel for every new
 # shape, which costs more than the product itself.
-_ROWS = 256
+_ROWS = 128
+# Weights of a first layer from which on a CPU learns faster from the few set bits of states than
+# from all of them.
+_MANY = 1 << 16
 
 
 @dataclass
@@ -92,7 +95,7 @@ class Model:
         """Decode packed states (U, W): the decoder's outputs (U, any) and log p(z) (U,)."""
         n = len(words)
         words = torch.nn.functional.pad(words, (0, 0, 0, -n % _ROWS))
-        if isinstance(self.decoder, MLP):
+        if isinstance(self.decoder, MLP) and not _learns_densely(self.decoder):
             codes = bits.RowSums(words, self.n_latents)
             outputs, log_prior = self.decoder.decode(codes), self.prior.log_prob_codes(codes)
         else:
@@ -104,6 +107,22 @@ class Model:
         """Decode states (n, H) given as zeros and ones: (n, any)."""
         outputs: Tensor = self.decoder(z)
         return outputs.flatten(1)
+
+    def slope(self, words: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the gradient of a score, a scalar, of what the decoder says of packed states
+        (n, W), along their bits: (n, H).
+        """
+        decoder = self.decoder
+        if isinstance(decoder, MLP):
+            layer = decoder.first
+            sums = bits.RowSums(words, self.n_latents)(layer.weight.detach().t().contiguous())
+            with torch.enable_grad():
+                total = score(decoder.rest(sums.requires_grad_() + layer.bias))
+            return torch.autograd.grad(total, sums)[0] @ layer.weight.detach()
+        z = bits.unpack(words, self.n_latents, self.prior.pi.dtype).requires_grad_()
+        with torch.enable_grad():
+            total = score(self.decode_dense(z))
+        return torch.autograd.grad(total, z)[0]
 
     def log_joint(self, x: Tensor, words: Tensor) -> Tensor:
         """Return log p(x_b, z_u) for every pair of data (B, D) and packed states (U, W): (B, U)."""
@@ -127,6 +146,13 @@ class Model:
         z = (draw < pi).to(pi.dtype)
         with torch.no_grad():
             return z, self.noise.sample(self.decode_dense(z), generator)
+
+
+def _learns_densely(decoder: MLP) -> bool:
+    """Whether a gradient is wanted of a decoder that zeros and ones pass faster than codes."""
+    weight = decoder.first.weight
+    on_cpu = weight.device.type == "cpu"
+    return torch.is_grad_enabled() and not (on_cpu and weight.numel() >= _MANY)
 
 
 __all__ = ["Bernoulli", "Model"]

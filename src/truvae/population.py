@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from truvae import bits
+from truvae.largest import largest
 from truvae.model import Model
 from truvae.ranks import Ranks
 
@@ -144,13 +145,13 @@ class Pool(ABC):
 
         First-order, by one backward pass: (B, C, H).
         """
-        z = bits.unpack(words, self.model.n_latents, self._data_terms.dtype).requires_grad_()
-        with torch.enable_grad():
-            outputs = self.model.decode_dense(z.flatten(0, 1))
+
+        def score(outputs: Tensor) -> Tensor:
             terms = self.model.noise.state_terms(outputs, self._data_terms.shape[1])
-            total = self._score_pairs(self._data_terms, terms, words.shape[1]).sum()
-            (slope,) = torch.autograd.grad(total, z)
-        z = z.detach()
+            return self._score_pairs(self._data_terms, terms, words.shape[1]).sum()
+
+        slope = self.model.slope(words.flatten(0, 1), score).view(*words.shape[:2], -1)
+        z = bits.unpack(words, self.model.n_latents, slope.dtype)
         return (1 - 2 * z) * (slope + self.model.prior.pi.logit())
 
     def _decode(self, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -188,9 +189,9 @@ class OwnPool(Pool):
     def best(self, n_states: int) -> tuple[Tensor, Tensor, Tensor]:
         """Find the S best distinct states of each data point (see `Pool.best`)."""
         words, scores = self._distinct()
-        log_joint, column = scores.topk(n_states, 1, sorted=False)
+        column = largest(scores, n_states)
         kept = words.gather(1, column[..., None].expand(-1, -1, words.shape[2]))
-        return log_joint, kept, column >= self.current.shape[1]
+        return scores.gather(1, column), kept, column >= self.current.shape[1]
 
     def signal(self) -> tuple[Tensor, Tensor]:
         """Return the posterior of the noise-free data, given all states: see `Noise.signal`."""
@@ -257,9 +258,15 @@ class SharedPool(Pool):
         super().__init__(model, x, words, generator)
         distinct = bits.unique(words.flatten(0, 1))
         self.words, self.keys = distinct.words, distinct.keys
-        self.outputs, self.scores = self._score(distinct.words)
+        outputs, self.scores = self._score(distinct.words)
+        self._outputs = [outputs]
         self._columns = distinct.inverse.view(words.shape[:2])
         self.log_joint = self.scores.gather(1, self._columns)
+
+    @property
+    def outputs(self) -> Tensor:
+        """(U, any), what the decoder says of the states."""
+        return torch.cat(self._outputs)
 
     def offer(self, words: Tensor) -> Tensor:
         """Offer candidates (B, C, W) to all; return the log-joints (B, C) of one's own."""
@@ -271,9 +278,9 @@ class SharedPool(Pool):
 
     def best(self, n_states: int) -> tuple[Tensor, Tensor, Tensor]:
         """Find the S best distinct states of each data point (see `Pool.best`)."""
-        found = self.scores.topk(n_states, dim=1, sorted=False)
+        column = largest(self.scores, n_states)
         had = torch.zeros_like(self.scores, dtype=torch.bool).scatter_(1, self._columns, True)
-        return found.values, self.words[found.indices], ~had.gather(1, found.indices)
+        return self.scores.gather(1, column), self.words[column], ~had.gather(1, column)
 
     def signal(self) -> tuple[Tensor, Tensor]:
         """Return the posterior of the noise-free data, given all states: see `Noise.signal`."""
@@ -294,7 +301,7 @@ class SharedPool(Pool):
         outputs, scores = self._score(words)
         self.words = torch.cat([self.words, words])
         self.keys = torch.cat([self.keys, keys])
-        self.outputs = torch.cat([self.outputs, outputs])
+        self._outputs.append(outputs)  # together only if somebody asks for them
         self.scores = torch.cat([self.scores, scores], 1)
 
 

@@ -19,10 +19,6 @@ from truvae.population import Pool, Population
 from truvae.proposals import Proposal, pool_for
 from truvae.ranks import ALONE, Ranks
 
-# Rows of the decoder's input in the M-step come in multiples of this (see `model._ROWS`).
-_ROWS = 128
-
-
 class Data(Protocol):
     """N data points: rows on demand, so that no N x D array need exist."""
 
@@ -249,12 +245,14 @@ def m_step(
     parts = zip(*(whole.split(minibatch) for whole in wholes), strict=True)
     for x, words, mask in ranks.in_step([*parts], tuple(whole[:0] for whole in wholes)):
         point, state = mask.nonzero(as_tuple=True)
-        z, column = _distinct_states(words[point, state], model)
+        distinct = bits.unique(words[point, state])
+        column = distinct.inverse
         with torch.set_grad_enabled(optimizer is not None):
-            outputs = model.decode_dense(z)
+            outputs, log_prior = model.decode(distinct.words)
             log_likelihood = model.noise.log_likelihood(x, outputs, (point, column))
         with torch.no_grad():
-            log_joint = log_likelihood + model.prior.log_prob(z)
+            z = bits.unpack(distinct.words, model.n_latents, x.dtype)
+            log_joint = log_likelihood + log_prior
             q = torch.softmax(_only(log_joint, point, column), 1)
         expected = (q * log_likelihood).sum()
         if optimizer is not None:
@@ -288,17 +286,6 @@ def _check_complete(data: Data) -> None:
     for rows in torch.arange(len(data)).split(1 << 14):
         if not data[rows].isfinite().all():
             raise ValueError("the closed form needs complete data: use the gradient for NaN")
-
-
-def _distinct_states(words: Tensor, model: Model) -> tuple[Tensor, Tensor]:
-    """Unpack the distinct ones among packed states (n, W), padded with zeros to whole `_ROWS`.
-
-    Returns the states (U, H) and which of them each input is, (n,).
-    """
-    distinct = bits.unique(words)
-    padding = distinct.words.new_zeros(-len(distinct.words) % _ROWS, words.shape[1])
-    padded = torch.cat([distinct.words, padding])
-    return bits.unpack(padded, model.n_latents, model.prior.pi.dtype), distinct.inverse
 
 
 def _only(log_joint: Tensor, point: Tensor, column: Tensor) -> Tensor:

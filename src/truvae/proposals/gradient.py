@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from truvae import bits
+from truvae.largest import largest
 from truvae.population import Pool
 from truvae.proposals.selections import Selection, draw_parents, softmax
 
@@ -49,7 +50,7 @@ class GradientFlips:
         gain -= share.log_().neg_().log_()
         n_children = min(self.n_children, gain.shape[-1])
         if not self.swaps:
-            bit = gain.topk(n_children, dim=-1).indices
+            bit = largest(gain.flatten(0, 1), n_children).view(*gain.shape[:2], n_children)
             pool.offer(_flipped(parents, bit).flatten(1, 2))
             return
         active = bits.unpack(parents, gain.shape[-1]) > 0
