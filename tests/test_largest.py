@@ -16,7 +16,9 @@ from truvae.largest import largest
     st.integers(0, 99),
 )
 def test_they_are_those_that_torch_finds(n_rows, n_columns, share, dtype, seed):
-    numbers = torch.randn(n_rows, n_columns, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    numbers = torch.randn(n_rows, n_columns, generator=torch.Generator().manual_seed(seed)).to(
+        dtype
+    )
     k = max(1, int(share * n_columns))
     found = largest(numbers, k)
     assert found.shape == (n_rows, k)

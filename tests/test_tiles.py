@@ -1,7 +1,5 @@
 """Large pictures: a sample is trained on, and tiles cover everything, without seams."""
 
-import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +16,6 @@ from truvae import settings as chosen
 from truvae.clock import Clock
 from truvae.patches import Features, Patches, merge
 from truvae.settings import Settings
-from truvae.threads import side_by_side
 from truvae.tiles import Trained, estimates
 
 SIZE = 3
@@ -135,28 +132,6 @@ def test_a_tile_learns_for_itself_and_leaves_the_model_as_it_was():
     assert all(
         torch.equal(*pair) for pair in zip(before, known.model.state().values(), strict=True)
     )
-
-
-@pytest.mark.parametrize("threads", [1, 2, 9])
-def test_work_side_by_side_comes_back_in_order_and_leaves_the_threads_as_they_were(threads):
-    before, seen = torch.get_num_threads(), []
-
-    def work(n):
-        seen.append((threading.get_ident(), torch.get_num_threads()))
-        time.sleep(0.01 * (n % 3))
-        return n
-
-    torch.set_num_threads(threads)
-    try:
-        assert [*side_by_side(work, range(20))] == [*range(20)]
-        workers = {ident for ident, _ in seen}
-        assert len(workers) <= min(threads, 4) and (threads == 1 or len(workers) > 1)
-        assert all(len(workers) * n <= threads for _, n in seen)
-        with pytest.raises(ZeroDivisionError):
-            [*side_by_side(lambda n: 1 / n, [1, 2, 0, 3])]
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_memory_is_bounded_by_sample_and_tile(monkeypatch):

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from truvae.ranks import ALONE, Ranks
@@ -152,24 +151,21 @@ class Clock:
 
 
 class Pace:
-    """How long the E-steps of one pass over N data points take."""
+    """How long the E-steps of one pass over N data points take, so many of them at a time."""
 
-    def __init__(self, n_data: int) -> None:
-        self._n_data = n_data
+    def __init__(self, n_data: int, at_a_time: int = 1) -> None:
+        self._n_data, self._at_a_time = n_data, at_a_time
         self._seconds = 0.0
         self._seen = 0
 
     @property
     def one_pass(self) -> float:
         """Seconds for all data points, 0 as long as nothing is known."""
-        return self._seconds / max(self._seen, 1) * self._n_data
+        return self._seconds / self._at_a_time / max(self._seen, 1) * self._n_data
 
-    @contextmanager
-    def measure(self, n_points: int) -> Iterator[None]:
-        """Take the time of the block, which is that of so many data points."""
-        start = time.perf_counter()
-        yield
-        self._seconds += time.perf_counter() - start
+    def add(self, n_points: int, seconds: float) -> None:
+        """Count an E-step of so many data points."""
+        self._seconds += seconds
         self._seen += n_points
 
 

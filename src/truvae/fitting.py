@@ -23,7 +23,7 @@ from truvae.patches import Features, Patches, cosine_basis, merge, weighted_sum
 from truvae.proposals import Neighbours, Proposal
 from truvae.ranks import ALONE, Ranks
 from truvae.settings import Settings
-from truvae.threads import side_by_side
+from truvae.threads import helpers
 from truvae.tiles import Tile, Trained, estimates, tiles
 from truvae.training import Epoch, Posterior, posterior
 
@@ -324,14 +324,14 @@ def _estimate_by_tiles(
         make = partial(_of_tile, trained, sample, settings, tile, seed + index, own)
         return checkpoint.once(f"tile-{index + 1}", own, make)
 
-    in_turn = side_by_side if device.type == "cpu" else map
-    for done, state in enumerate(in_turn(estimated, range(len(mine)))):
-        pixels = trained.patches.box(*mine[done][1])
-        total[pixels] += state.tensors["total"].to(total)
-        weight[pixels] += state.tensors["weight"].to(total)
-        bounds += state.values["bounds"]
-        n += state.values["n"]
-        clock.on_progress((done + 1) / len(mine))
+    with helpers(device) as begin:
+        for done, state in enumerate(begin(estimated, range(len(mine)))):
+            pixels = trained.patches.box(*mine[done][1])
+            total[pixels] += state.tensors["total"].to(total)
+            weight[pixels] += state.tensors["weight"].to(total)
+            bounds += state.values["bounds"]
+            n += state.values["n"]
+            clock.on_progress((done + 1) / len(mine))
     ranks.sum_([total, weight])
     bounds, all_patches = ranks.sum(bounds, n)
     return total.div_(weight), bounds / all_patches

@@ -30,7 +30,9 @@ def largest(numbers: Tensor, k: int) -> Tensor:
     n = -(-numbers.shape[1] // _TOGETHER)
     if n < 2 * k or numbers.shape[1] <= _SHORT:
         return _partitioned(numbers, k)
-    whole = torch.nn.functional.pad(numbers, (0, n * _TOGETHER - numbers.shape[1]), value=-torch.inf)
+    whole = torch.nn.functional.pad(
+        numbers, (0, n * _TOGETHER - numbers.shape[1]), value=-torch.inf
+    )
     block = largest(whole.view(-1, _TOGETHER, n).amax(1), k)
     columns = torch.cat([block + i * n for i in range(_TOGETHER)], 1)
     return columns.gather(1, _partitioned(whole.gather(1, columns), k))
@@ -43,7 +45,9 @@ def _partitioned(numbers: Tensor, k: int) -> Tensor:
     """
     n = numbers.shape[1]
     finite = numbers.clamp(torch.finfo(torch.float32).min)  # the fraction of infinity is all zeros
-    keys = finite.double().view(torch.int64).bitwise_or_(torch.arange(n)).view(torch.float64).numpy()
+    keys = (
+        finite.double().view(torch.int64).bitwise_or_(torch.arange(n)).view(torch.float64).numpy()
+    )
     keys.partition(n - k, axis=1)
     top = torch.from_numpy(np.ascontiguousarray(keys[:, n - k :]))
     return top.view(torch.int64) & ((1 << _SPARE) - 1)

@@ -2,8 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,30 +43,67 @@ def shared_out(n: int | None, jobs: int) -> int:
     return max(1, (n or cpu_count()) // jobs)
 
 
-def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """Yield what comes of items, in their order; several are worked on at a time, each with its
-    share of the threads of this process.
+Start = Callable[[Callable[[T], R], Sequence[T]], Iterator[R]]
+"""Begins work on items; yields what comes of them, in their order."""
 
-    For steps of a fraction of a millisecond: a second thread does not speed these up at all.
+
+def at_a_time(device: "torch.device") -> int:
+    """Return how many pieces of work `helpers` do at a time, the caller included."""
+    import torch
+
+    return min(torch.get_num_threads(), MOST_AT_A_TIME) if device.type == "cpu" else 1
+
+
+@contextmanager
+def helpers(device: "torch.device") -> "Iterator[Start[Any, Any]]":
+    """Give a function that begins work on items, several at a time, while the caller goes on.
+
+    On a CPU, each piece of work has its share of the threads of this process. Whoever asks for what
+    nobody has begun does it himself, so that no thread waits while there is something to do; with
+    one thread, or on another device, that is all there is to it. For steps of a fraction of a
+    millisecond: threads inside them hardly speed these up.
 
     Examples
     --------
-    >>> [*side_by_side(abs, [-1, -2, 3])]
+    >>> import torch
+    >>> with helpers(torch.device("cpu")) as start:
+    ...     found = start(abs, [-1, -2, 3])
+    ...     [*found]
     [1, 2, 3]
     """
     import torch
 
-    threads = torch.get_num_threads()
-    workers = min(threads, len(items), MOST_AT_A_TIME)
-    if workers <= 1:
-        yield from map(work, items)
+    threads, together = torch.get_num_threads(), at_a_time(device)
+    if together == 1:
+        yield map
         return
-    torch.set_num_threads(threads // workers)  # of the threads that start from now on, too
+    torch.set_num_threads(threads // together)  # of the threads that start from now on, too
+    pool = ThreadPoolExecutor(together - 1)
     try:
-        with ThreadPoolExecutor(workers) as pool:
-            yield from pool.map(work, items)
+        yield partial(_start, pool)
     finally:
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 
-__all__ = ["MOST_AT_A_TIME", "shared_out", "side_by_side", "use_threads"]
+def _start(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    futures = [pool.submit(work, item) for item in items]
+    return _results(futures, work, items)
+
+
+def _results(
+    futures: Sequence[Future[R]], work: Callable[[T], R], items: Sequence[T]
+) -> Iterator[R]:
+    """Yield all results in order, and do what has not begun instead of waiting."""
+    own: dict[int, R] = {}
+    places = iter(range(len(items)))
+    for place, future in enumerate(futures):
+        while not future.done():
+            free = next((i for i in places if futures[i].cancel()), None)
+            if free is None:
+                break
+            own[free] = work(items[free])
+        yield own.pop(place) if future.cancelled() else future.result()
+
+
+__all__ = ["MOST_AT_A_TIME", "at_a_time", "helpers", "shared_out", "use_threads"]

@@ -3,8 +3,11 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +21,8 @@ from truvae.optim import Adam, OneCycle
 from truvae.population import Pool, Population
 from truvae.proposals import Proposal, pool_for
 from truvae.ranks import ALONE, Ranks
+from truvae.threads import at_a_time, helpers
+
 
 class Data(Protocol):
     """N data points: rows on demand, so that no N x D array need exist."""
@@ -80,6 +85,7 @@ def fit(
     clock: Clock | None = None,
     optimizer: Adam | None = None,
     first: int = 0,
+    beside: bool = False,
     ranks: Ranks = ALONE,
 ) -> Iterator[Epoch]:
     """Train `model` and `population` on `data` in place (Algorithm 1); yield a record per epoch.
@@ -116,6 +122,10 @@ def fit(
     first
         Epochs that were done before, with the same model, population, optimizer and generator: the
         training goes on as if it had never stopped.
+    beside
+        Whether the E-step of a chunk goes on beside the M-step of the chunk before it, with the
+        parameters from before that: what is found depends on neither the number of threads nor
+        their speed. Groups of a chunk then have generators of their own.
     ranks
         The processes that train the model together. Population, data and chunks are those of this
         one; the generator is in the same state on all of them. The model is that of rank 0, and
@@ -138,41 +148,53 @@ def fit(
         _check_complete(data)
     optimizer = None if closed_form else optimizer or Adam(model.parameters())
     clock, rate = (clock or Clock()).of(ranks), rate or OneCycle()
-    pace, (n_data,) = Pace(len(data)), ranks.sum(len(data))
+    device = generator.device
+    pace, (n_data,) = Pace(len(data), at_a_time(device) if beside else 1), ranks.sum(len(data))
     part = ranks.part(minibatch)
     ranks.broadcast_(model.state().values())
     for index in range(first, epochs):
         start, done, bound, substitutions = time.perf_counter(), 0, 0.0, 0
         statistics, own = Statistics(model, closed_form), ranks.fork(generator)
-        for chunk in ranks.in_step(chunks(own), []):
-            share = (index + done / len(data)) / epochs
-            progress = ranks.most(clock.progress(share, pace.one_pass))
-            # The epoch before found that there is time for this one: so only the first may find
-            # none, and the progress of the last one is 1.
-            promised = index > first and done == 0 and not clock.should_stop()
-            if progress >= 1 and not promised:
-                break
-            with pace.measure(sum(map(len, chunk))):
-                for rows in chunk:
-                    _, new = e_step(model, population, data, rows, search, own)
-                    bound += float(population.bound(rows).sum())
-                    substitutions += int(new.sum())
-            rows = rows_of(chunk, own.device)
-            if optimizer is not None:
-                optimizer.rate = rate(progress)
-            m_step(
-                model,
-                optimizer,
-                population,
-                data,
-                rows,
-                statistics,
-                own,
-                minibatch=part,
-                threshold=threshold,
-                ranks=ranks,
-            )
-            done += len(rows)
+        learn = partial(
+            m_step,
+            model,
+            optimizer,
+            population,
+            data,
+            statistics=statistics,
+            generator=own,
+            minibatch=part,
+            threshold=threshold,
+            ranks=ranks,
+        )
+        due: Tensor | None = None
+        with helpers(device) if beside else nullcontext(map) as begin:
+            for chunk in ranks.in_step(chunks(own), []):
+                share = (index + done / len(data)) / epochs
+                progress = ranks.most(clock.progress(share, pace.one_pass))
+                # The epoch before found that there is time for this one: so only the first may
+                # find none, and the progress of the last one is 1.
+                promised = index > first and done == 0 and not clock.should_stop()
+                if progress >= 1 and not promised:
+                    break
+                held = deepcopy(model) if beside else model
+                improve = partial(_improve, held, population, data, search)
+                groups = [(rows, _fork(own) if beside else own) for rows in chunk]
+                improving = begin(improve, groups)
+                if due is not None:
+                    learn(due)
+                for gain in improving:
+                    bound, substitutions = bound + gain.bound, substitutions + gain.substitutions
+                    pace.add(gain.n_data, gain.seconds)
+                due = rows_of(chunk, device)
+                done += len(due)
+                if optimizer is not None:
+                    optimizer.rate = rate(progress)
+                if not beside:
+                    learn(due)
+                    due = None
+            if due is not None:
+                learn(due)
         bound, seen, found = ranks.sum(bound, done, substitutions)
         if seen == 0:
             return
@@ -191,6 +213,30 @@ def fit(
         )
         if progress >= 1:
             return
+
+
+class _Gain(NamedTuple):
+    """What an E-step did for a group of data points."""
+
+    n_data: int
+    bound: float
+    """Sum of F_n, in nats."""
+    substitutions: int
+    seconds: float
+
+
+def _improve(
+    model: Model,
+    population: Population,
+    data: Data,
+    search: Sequence[Proposal],
+    group: tuple[Tensor, torch.Generator],
+) -> _Gain:
+    """Take the E-step of a group, with a generator of its own."""
+    start, (rows, generator) = time.perf_counter(), group
+    _, new = e_step(model, population, data, rows, search, generator)
+    bound, substitutions = float(population.bound(rows).sum()), int(new.sum())
+    return _Gain(len(rows), bound, substitutions, time.perf_counter() - start)
 
 
 @torch.no_grad()
@@ -276,10 +322,30 @@ def posterior(
 
     All states that are offered to a data point take part, not only the S that it keeps.
     """
-    for chunk in chunks(generator):
-        for rows in chunk:
-            pool, _ = e_step(model, population, data, rows, search, generator)
-            yield Posterior(rows, *pool.signal())
+    with helpers(generator.device) as begin:
+        for chunk in chunks(generator):
+            groups = [(rows, _fork(generator)) for rows in chunk]
+            yield from begin(partial(_moments, model, population, data, search), groups)
+
+
+@torch.no_grad()
+def _moments(
+    model: Model,
+    population: Population,
+    data: Data,
+    search: Sequence[Proposal],
+    group: tuple[Tensor, torch.Generator],
+) -> Posterior:
+    """Return the moments of a group, with a generator of its own."""
+    rows, generator = group
+    pool, _ = e_step(model, population, data, rows, search, generator)
+    return Posterior(rows, *pool.signal())
+
+
+def _fork(generator: torch.Generator) -> torch.Generator:
+    """Return a generator whose draws follow from the state of another one, which goes on."""
+    seed = torch.randint(1 << 62, (), generator=generator, device=generator.device)
+    return torch.Generator(generator.device).manual_seed(int(seed))
 
 
 def _check_complete(data: Data) -> None:
