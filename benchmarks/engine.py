@@ -1,7 +1,8 @@
 """Time the E-step and the M-step against the bare matrix products of the same work.
 
 The work is counted as if every pair of data point and state went through the decoder by itself,
-before any state is found twice.
+before any state is found twice. Then time whole epochs of the default models: on one thread, with
+more of them inside each operation, and with E-steps and M-steps beside each other.
 """
 
 import argparse
@@ -15,9 +16,11 @@ from skimage.data import camera
 from benchmarks.report import machine, publish, table
 from truvae import MLP, Bernoulli, Gaussian, GradientFlips, Model, NearChunks, Neighbours
 from truvae.moments import Statistics
+from truvae.noise import DiagonalGaussian, Noise
 from truvae.optim import Adam
-from truvae.patches import Features, Patches
+from truvae.patches import Features, Patches, cosine_basis
 from truvae.population import Population
+from truvae.settings import Settings, choose
 from truvae.training import e_step, fit, m_step
 
 # Patch size, latents, hidden units, states.
@@ -43,6 +46,58 @@ def run(options: argparse.Namespace) -> None:
         f"{machine()}."
     )
     publish("engine", f"{text}\n\n{table(header, rows)}")
+    threads = torch.get_num_threads()
+    header = ["model", "one thread s", f"{threads} inside operations s", "beside each other s",
+              "one thread / beside"]  # fmt: skip
+    text = (
+        "Second epoch of the models that `balanced` fits to scikit-image's camera (256 x 256, "
+        f"sigma 25). Seed {options.seed}. {machine()}."
+    )
+    rows = [epochs(settings, threads, options.seed) for settings in default_models()]
+    publish("engine, epochs", f"{text}\n\n{table(header, rows)}")
+
+
+def default_models() -> tuple[Settings, ...]:
+    """Return the settings of the models of a picture of 256 x 256."""
+    return choose((256, 256), 25 / float(noisy_picture(0).std()), "balanced").models
+
+
+def epochs(settings: Settings, threads: int, seed: int) -> list[str]:
+    """Time an epoch with one thread and two ways to use more."""
+    patches = noisy_patches(settings.patch_size, seed)
+    coordinates = Features.of(patches, 48)(patches)
+    seconds = []
+    for n, beside in ((1, True), (threads, False), (threads, True)):
+        torch.set_num_threads(n)
+        seconds.append(epoch(settings, patches, coordinates, seed, beside))
+    name = f"{settings.covariance} {settings.n_latents}-{settings.hidden[0]}-{patches.n_entries}"
+    return [name, *(f"{s:.1f}" for s in seconds), f"{seconds[0] / seconds[2]:.2f}"]
+
+
+def epoch(
+    settings: Settings, patches: Patches, coordinates: torch.Tensor, seed: int, beside: bool
+) -> float:
+    """Return the seconds of the second epoch."""
+    g = torch.Generator().manual_seed(seed)
+    noise: Noise = Gaussian(torch.tensor(1.0))
+    if settings.covariance == "dct":
+        basis = cosine_basis(patches.sides, 1)
+        noise = DiagonalGaussian(torch.tensor(0.2), basis, torch.full((len(basis),), 0.8))
+    n_outputs = patches.n_entries * (2 if settings.covariance == "dct" else 1)
+    model = Model(settings.prior(g.device), settings.decoder(n_outputs, g), noise)
+    told = fit(
+        model,
+        settings.states(len(patches), g),
+        patches,
+        epochs=settings.epochs,
+        chunks=settings.chunks(len(patches), coordinates),
+        search=settings.search,
+        generator=g,
+        rate=settings.rate(),
+        minibatch=settings.minibatch,
+        beside=beside,
+    )
+    return [next(told).seconds for _ in range(2)][1]
 
 
 def measure(
@@ -99,10 +154,15 @@ def measure(
 
 def noisy_patches(size: int, seed: int) -> Patches:
     """Return the patches of a standardised noisy picture."""
-    picture = camera()[128:384, 128:384].astype(float)
-    picture += np.random.default_rng(seed).normal(0, 25, picture.shape)
+    picture = noisy_picture(seed)
     standard = (picture - picture.mean()) / picture.std()
     return Patches(torch.as_tensor(standard, dtype=torch.float32), size)
+
+
+def noisy_picture(seed: int) -> np.ndarray:
+    """Return a picture of 256 x 256 with noise of 25."""
+    picture = camera()[128:384, 128:384].astype(float)
+    return picture + np.random.default_rng(seed).normal(0, 25, picture.shape)
 
 
 def bare(pairs: int, n_latents: int, hidden: tuple[int, ...], n_observables: int) -> float:

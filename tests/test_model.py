@@ -71,6 +71,24 @@ def test_sparse_decoding_is_dense_decoding(hidden, n_latents, generator, dtype):
     )
 
 
+@pytest.mark.parametrize("hidden", [(), (9,), (9, 8)])
+@pytest.mark.parametrize("n_latents", [5, 70])
+def test_gradients_by_codes_are_those_by_zeros_and_ones(hidden, n_latents, generator, monkeypatch):
+    model = make_model(n_latents, hidden)
+    words = bits.random((50,), n_latents, 0.2, generator)
+    z = bits.unpack(words, n_latents, torch.float64).requires_grad_()
+    loss = model.decode_dense(z).square().sum()
+    slope, *expected = torch.autograd.grad(loss, [z, *model.decoder.parameters()])
+    torch.testing.assert_close(model.slope(words, lambda out: out.square().sum()), slope)
+    for many in (0, 1 << 16):  # by codes, and as zeros and ones
+        monkeypatch.setattr("truvae.model._MANY", many)
+        found = torch.autograd.grad(
+            model.decode(words)[0].square().sum(), [*model.decoder.parameters()]
+        )
+        for f, e in zip(found, expected, strict=True):
+            torch.testing.assert_close(f, e)
+
+
 def test_samples_follow_the_model():
     model = make_model()
     z, x = model.sample(200_000, torch.Generator().manual_seed(0))
@@ -89,3 +107,6 @@ def test_any_module_is_a_decoder():
     mean, _ = model.decode(bits.pack(z))
     assert mean.shape == (64, 5)
     torch.testing.assert_close(mean, model.decoder(z).flatten(1))
+    weight = model.decoder[0].weight.detach()
+    slope = model.slope(bits.pack(z), lambda outputs: outputs[:, 2].sum())
+    torch.testing.assert_close(slope, weight[2].expand(64, -1))

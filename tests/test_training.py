@@ -20,6 +20,7 @@ from truvae import (
     bits,
     datasets,
     linear,
+    training,
 )
 from truvae.clock import Clock
 from truvae.decoders import deepen
@@ -63,10 +64,12 @@ def gradient_of_m_step(model, x, population):
     return recorder.gradients
 
 
+@pytest.mark.parametrize("by_codes", [False, True])
 @pytest.mark.parametrize("missing", [0.0, 0.4])
 @pytest.mark.parametrize("hidden", [(), (7,)])
-def test_gradient_of_eq_9_is_that_of_the_bound(missing, hidden):
+def test_gradient_of_eq_9_is_that_of_the_bound(missing, hidden, by_codes, monkeypatch):
     """Oracle 3: Eq. 9 = autograd of Eq. 5 = finite differences."""
+    monkeypatch.setattr("truvae.model._MANY", 0 if by_codes else 1 << 16)
     model, x, population = settled(missing=missing, hidden=hidden)
     found = gradient_of_m_step(model, x, population)
     parameters = list(model.decoder.parameters())
@@ -175,9 +178,10 @@ def trained(seed=0, epochs=20, **options):
     return model, x, population, records
 
 
-def test_training_raises_the_bound_towards_the_true_likelihood():
+@pytest.mark.parametrize("beside", [False, True])
+def test_training_raises_the_bound_towards_the_true_likelihood(beside):
     truth = make_model(dtype=torch.float32)
-    _, x, _, records = trained(epochs=60, rate=OneCycle(0.02))
+    _, x, _, records = trained(epochs=60, rate=OneCycle(0.02), beside=beside)
     with torch.no_grad():
         likelihood = torch.logsumexp(truth.log_joint(x, bits.pack(all_states(6))), 1).mean()
     assert records[0].elbo < records[-1].elbo
@@ -193,6 +197,58 @@ def test_same_seed_same_result():
         assert torch.equal(a, b)
     assert [r.elbo for r in first[3]] == [r.elbo for r in second[3]]
     assert [r.elbo for r in first[3]] != [r.elbo for r in other[3]]
+
+
+@pytest.fixture
+def give_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_steps_beside_each_other_find_the_same_with_any_number_of_threads(give_threads):
+    found = []
+    for n in (1, 2, 4):
+        give_threads(n)
+        model, x, population, records = trained(epochs=3, beside=True)
+        g = torch.Generator().manual_seed(1)
+        parts = posterior(model, population, x, NearChunks(x, 50, 2), [Neighbours()], g)
+        estimate = torch.cat([part.mean for part in parts])
+        elbos = torch.tensor([record.elbo for record in records])
+        found.append([population.words, elbos, estimate, *model.state().values()])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_every_point_takes_part_in_the_m_step_once_an_epoch_also_beside_e_steps(monkeypatch):
+    seen = []
+    real = training.m_step
+
+    def m_step(model, optimizer, population, data, rows, **options):
+        seen.append((optimizer.rate, rows))
+        real(model, optimizer, population, data, rows, **options)
+
+    monkeypatch.setattr(training, "m_step", m_step)
+    rates = []
+    for beside in (False, True):
+        seen.clear()
+        trained(epochs=2, beside=beside)
+        assert torch.cat([rows for _, rows in seen]).bincount().tolist() == [2] * 400
+        rates.append([rate for rate, _ in seen])
+    assert rates[0] == rates[1] and len(set(rates[0])) == len(rates[0])
+
+
+def test_a_fault_in_a_step_beside_comes_to_light(give_threads):
+    def fails(pool):
+        raise ValueError("no states today")
+
+    give_threads(2)
+    model = make_model(dtype=torch.float32)
+    x, population = make_data(model, 200), make_population(model, 200, 4)
+    with pytest.raises(ValueError, match="no states today"):
+        list(fit(model, population, x, epochs=1, chunks=NearChunks(x, 20, 4), search=[fails],
+                 generator=torch.Generator(), beside=True))  # fmt: skip
+    assert torch.get_num_threads() == 2
 
 
 def test_posterior_moments_are_those_of_all_offered_states():
