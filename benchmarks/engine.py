@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure all sizes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in training, where steps go on beside each other
     rows = [measure(*size, options) for size in SIZES]
     header = ["decoder", "S", "states scored / s", "E-step s", "bare products s",
               "bare / ours", "distinct", "M-step s", "bare products s", "bare / ours"]  # fmt: skip
@@ -46,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
         f"{machine()}."
     )
     publish("engine", f"{text}\n\n{table(header, rows)}")
-    threads = torch.get_num_threads()
+    torch.set_num_threads(threads)
     header = ["model", "one thread s", f"{threads} inside operations s", "beside each other s",
               "one thread / beside"]  # fmt: skip
     text = (
