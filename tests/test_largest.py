@@ -22,17 +22,21 @@ def test_they_are_those_that_torch_finds(n_rows, n_columns, share, dtype, seed):
     k = max(1, int(share * n_columns))
     found = largest(numbers, k)
     assert found.shape == (n_rows, k)
-    assert torch.equal(found.sort(1).values, numbers.topk(k, 1).indices.sort(1).values)
+    assert all(len(set(row)) == k for row in found.tolist())
+    assert torch.equal(numbers.gather(1, found).sort(1).values, numbers.topk(k, 1).values.flip(1))
 
 
 @pytest.mark.parametrize("n_columns", [100, 3000])
 def test_ties_and_infinities(n_columns):
     numbers = torch.zeros(200, n_columns)
     numbers[:, ::3] = -torch.inf
-    numbers[:, 1] = 1.0
+    numbers[:, 1], numbers[:, 2] = 1.0, torch.inf
     found = largest(numbers, 20)
     assert all(len(set(row)) == 20 for row in found.tolist())
-    assert torch.equal(numbers.gather(1, found).sum(1), torch.ones(200))
+    best = numbers.gather(1, found).sort(1).values[:, -3:]
+    assert torch.equal(best, torch.tensor([0.0, 1.0, torch.inf]).expand(200, -1))
+    with pytest.raises(RuntimeError):
+        largest(numbers, n_columns + 1)
 
 
 @pytest.mark.parametrize("finite", [0, 5])

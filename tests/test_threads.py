@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -62,6 +63,31 @@ def test_what_nobody_asks_for_is_not_begun_any_more(threads):
     with helpers(CPU) as start:
         start(lambda n: time.sleep(0.05) or begun.append(n), range(100))
     assert len(begun) < 10
+
+
+def test_work_within_work_is_not_parted(threads):
+    def outer(n):
+        with helpers(CPU) as start:
+            return at_a_time(CPU), {ident for ident in start(lambda _: threading.get_ident(), "ab")}
+
+    with helpers(CPU) as start:
+        found = [*start(outer, range(6))]
+    assert all(n == 1 and len(idents) == 1 for n, idents in found)
+    assert at_a_time(CPU) == min(threads, 4)
+
+
+def test_what_was_taken_is_not_kept(threads):
+    class Thing:
+        pass
+
+    with helpers(CPU) as start:
+        results = start(lambda n: time.sleep(0.001) or Thing(), range(8))
+        taken = []
+        for thing in results:
+            taken.append(weakref.ref(thing))
+            del thing
+            assert sum(ref() is not None for ref in taken[:-2]) == 0
+    assert len(taken) == 8
 
 
 def test_another_device_has_its_own_threads():

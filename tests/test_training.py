@@ -15,6 +15,7 @@ from truvae import (
     Model,
     NearChunks,
     Neighbours,
+    PoissonNoise,
     Population,
     ShuffledChunks,
     bits,
@@ -236,6 +237,29 @@ def test_every_point_takes_part_in_the_m_step_once_an_epoch_also_beside_e_steps(
         assert torch.cat([rows for _, rows in seen]).bincount().tolist() == [2] * 400
         rates.append([rate for rate, _ in seen])
     assert rates[0] == rates[1] and len(set(rates[0])) == len(rates[0])
+
+
+def test_no_states_are_lost_when_precision_grows_beside(give_threads):
+    """The first scores of a model in float64 make room for all of them."""
+    give_threads(4)
+    model = make_model(dtype=torch.float64)
+    x, population = make_data(model, 4000), make_population(model, 4000, 4)
+    population.log_joint = population.log_joint.float()
+    parts = posterior(model, population, x, ShuffledChunks(4000, 20), [], torch.Generator())
+    assert sum(len(part.rows) for part in parts) == 4000
+    assert population.log_joint.dtype == torch.float64
+    assert (population.log_joint != 0).all()
+
+
+def test_whole_numbers_are_data():
+    g = torch.Generator().manual_seed(0)
+    model = make_model(dtype=torch.float32)
+    model.noise = PoissonNoise()
+    x = torch.randint(5, (60, 5), generator=g)
+    population = make_population(model, 60, 4)
+    records = list(fit(model, population, x, epochs=5, chunks=ShuffledChunks(60, 20),
+                       search=[Evolution(2, 2)], generator=g))  # fmt: skip
+    assert records[-1].elbo > records[0].elbo
 
 
 def test_a_fault_in_a_step_beside_comes_to_light(give_threads):

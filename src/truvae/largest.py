@@ -25,7 +25,7 @@ def largest(numbers: Tensor, k: int) -> Tensor:
     tensor([[2, 3]])
     """
     fast = numbers.device.type == "cpu" and numbers.dtype == torch.float32
-    if not fast or numbers.numel() < _FEW:
+    if not fast or numbers.numel() < _FEW or k > numbers.shape[1]:
         return numbers.topk(k, 1, sorted=False).indices
     n = -(-numbers.shape[1] // _TOGETHER)
     if n < 2 * k or numbers.shape[1] <= _SHORT:

@@ -3,6 +3,7 @@ the data points of a group look for better ones.
 """
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ _COSTLY = 1 << 16
 _TOGETHER = 8
 # An odd number with well spread bits: 2^64 over the golden ratio.
 _MIX = 0x9E3779B97F4A7C15 - (1 << 64)
+_KEEPING = threading.Lock()
 # Data points whose first states are made distinct together.
 _ROWS = 1 << 9
 
@@ -84,9 +86,10 @@ class Population:
 
     def keep(self, rows: Tensor, words: Tensor, log_joint: Tensor) -> None:
         """Make `words` (B, S, W) with their `log_joint` (B, S) the states of `rows`."""
-        self.words[rows] = words
-        self.log_joint = self.log_joint.to(log_joint.dtype)
-        self.log_joint[rows] = log_joint
+        with _KEEPING:  # other threads keep the states of other rows
+            self.words[rows] = words
+            self.log_joint = self.log_joint.to(log_joint.dtype)
+            self.log_joint[rows] = log_joint
 
 
 class Pool(ABC):

@@ -151,8 +151,9 @@ class Recipe:
     ) -> Iterator[Epoch]:
         """Train `model` and `population` in place; yield a record per epoch (`training.fit`).
 
-        Where data points share states, E-steps and M-steps go on beside each other, and each of
-        several ranks takes a minibatch of its own for a step: half of one takes 0.8 times as long.
+        Among neighbours, E-steps and M-steps go on beside each other. Where data points share
+        states, each of several ranks takes a minibatch of its own for a step: half of one takes 0.8
+        times as long.
         """
         n_minibatches = ranks.size if self.shares else 1
         return fit(
@@ -171,7 +172,7 @@ class Recipe:
             clock=clock,
             optimizer=optimizer,
             first=first,
-            beside=self.shares,
+            beside=any(isinstance(propose, Neighbours) for propose in self.search),
             ranks=ranks,
         )
 

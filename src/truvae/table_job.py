@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -88,7 +89,8 @@ def fit_table(
         if ranks.any(on_epoch(epoch)):
             break
     groups = posterior(model, population, mine, chunks, recipe.search, ranks.fork(generator))
-    estimate = _means_in_time(groups, mine, training)
+    with closing(groups):
+        estimate = _means_in_time(groups, mine, training)
     if to_look and clock.left() > looking / 2:
         known = ranks.gather(torch.where(mine.isfinite(), mine, estimate), n)
         estimate = look_again(mine, estimate, known, model.noise, ranks.fork(generator))

@@ -1,6 +1,7 @@
 """CPU threads: how many there may be, how many this process uses, and what for."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -47,11 +48,17 @@ Start = Callable[[Callable[[T], R], Sequence[T]], Iterator[R]]
 """Begins work on items; yields what comes of them, in their order."""
 
 
+# Whether this thread does a piece of work.
+_here = threading.local()
+
+
 def at_a_time(device: "torch.device") -> int:
     """Return how many pieces of work `helpers` do at a time, the caller included."""
     import torch
 
-    return min(torch.get_num_threads(), MOST_AT_A_TIME) if device.type == "cpu" else 1
+    if device.type != "cpu" or getattr(_here, "busy", False):
+        return 1
+    return min(torch.get_num_threads(), MOST_AT_A_TIME)
 
 
 @contextmanager
@@ -59,9 +66,9 @@ def helpers(device: "torch.device") -> "Iterator[Start[Any, Any]]":
     """Give a function that begins work on items, several at a time, while the caller goes on.
 
     On a CPU, each piece of work has its share of the threads of this process. Whoever asks for what
-    nobody has begun does it himself, so that no thread waits while there is something to do; with
-    one thread, or on another device, that is all there is to it. For steps of a fraction of a
-    millisecond: threads inside them hardly speed these up.
+    nobody has begun does it himself, so that no thread waits while something is left to begin; with
+    one thread, on another device, or within a piece of work, that is all there is to it. For steps
+    of a fraction of a millisecond: threads inside them hardly speed these up.
 
     Examples
     --------
@@ -82,27 +89,40 @@ def helpers(device: "torch.device") -> "Iterator[Start[Any, Any]]":
     try:
         yield partial(_start, pool)
     finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        try:
+            pool.shutdown(cancel_futures=True)
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _start(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    futures = [pool.submit(work, item) for item in items]
+    work = partial(_alone, work)
+    futures = {place: pool.submit(work, item) for place, item in enumerate(items)}
     return _results(futures, work, items)
 
 
+def _alone(work: Callable[[T], R], item: T) -> R:
+    """Do a piece of work, which is not parted any further."""
+    _here.busy = True
+    try:
+        return work(item)
+    finally:
+        _here.busy = False
+
+
 def _results(
-    futures: Sequence[Future[R]], work: Callable[[T], R], items: Sequence[T]
+    futures: dict[int, Future[R]], work: Callable[[T], R], items: Sequence[T]
 ) -> Iterator[R]:
-    """Yield all results in order, and do what has not begun instead of waiting."""
+    """Yield all results in order, and do what has not begun instead of waiting; keep none."""
     own: dict[int, R] = {}
     places = iter(range(len(items)))
-    for place, future in enumerate(futures):
-        while not future.done():
-            free = next((i for i in places if futures[i].cancel()), None)
+    for place in range(len(items)):
+        while not futures[place].done():
+            free = next((i for i in places if i in futures and futures[i].cancel()), None)
             if free is None:
                 break
             own[free] = work(items[free])
+        future = futures.pop(place)
         yield own.pop(place) if future.cancelled() else future.result()
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -22,6 +22,9 @@ from truvae.population import Pool, Population
 from truvae.proposals import Proposal, pool_for
 from truvae.ranks import ALONE, Ranks
 from truvae.threads import at_a_time, helpers
+
+# Groups whose moments are found side by side.
+_AHEAD = 32
 
 
 class Data(Protocol):
@@ -124,8 +127,9 @@ def fit(
         training goes on as if it had never stopped.
     beside
         Whether the E-step of a chunk goes on beside the M-step of the chunk before it, with the
-        parameters from before that: what is found depends on neither the number of threads nor
-        their speed. Groups of a chunk then have generators of their own.
+        parameters from before that. Groups of a chunk then have generators of their own, so that
+        what is found does not depend on the speed of threads. Data and proposals must be such that
+        several threads can use them.
     ranks
         The processes that train the model together. Population, data and chunks are those of this
         one; the generator is in the same state on all of them. The model is that of rank 0, and
@@ -297,7 +301,7 @@ def m_step(
             outputs, log_prior = model.decode(distinct.words)
             log_likelihood = model.noise.log_likelihood(x, outputs, (point, column))
         with torch.no_grad():
-            z = bits.unpack(distinct.words, model.n_latents, x.dtype)
+            z = bits.unpack(distinct.words, model.n_latents, model.prior.pi.dtype)
             log_joint = log_likelihood + log_prior
             q = torch.softmax(_only(log_joint, point, column), 1)
         expected = (q * log_likelihood).sum()
@@ -317,15 +321,16 @@ def posterior(
     chunks: Chunks,
     search: Sequence[Proposal],
     generator: torch.Generator,
-) -> Iterator[Posterior]:
+) -> Generator[Posterior, None, None]:
     """Go once more through the data with the parameters fixed; yield the moments of each group.
 
     All states that are offered to a data point take part, not only the S that it keeps.
     """
+    groups = [rows for chunk in chunks(generator) for rows in chunk]
     with helpers(generator.device) as begin:
-        for chunk in chunks(generator):
-            groups = [(rows, _fork(generator)) for rows in chunk]
-            yield from begin(partial(_moments, model, population, data, search), groups)
+        for first in range(0, len(groups), _AHEAD):  # so that few moments wait to be taken
+            some = [(rows, _fork(generator)) for rows in groups[first : first + _AHEAD]]
+            yield from begin(partial(_moments, model, population, data, search), some)
 
 
 @torch.no_grad()
