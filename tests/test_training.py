@@ -1,6 +1,7 @@
 """The training loop: gradients, closed-form updates, and a bound that never falls."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -239,9 +240,18 @@ def test_every_point_takes_part_in_the_m_step_once_an_epoch_also_beside_e_steps(
     assert rates[0] == rates[1] and len(set(rates[0])) == len(rates[0])
 
 
-def test_no_states_are_lost_when_precision_grows_beside(give_threads):
-    """The first scores of a model in float64 make room for all of them."""
+def test_no_states_are_lost_when_precision_grows_beside(give_threads, monkeypatch):
+    """The first scores of a model in float64 make room for all of them, however long it takes."""
     give_threads(4)
+    real = torch.Tensor.to
+
+    def slowly(tensor, *args):
+        found = real(tensor, *args)
+        if found is not tensor and tensor.shape == (4000, 4):
+            time.sleep(0.02)
+        return found
+
+    monkeypatch.setattr(torch.Tensor, "to", slowly)
     model = make_model(dtype=torch.float64)
     x, population = make_data(model, 4000), make_population(model, 4000, 4)
     population.log_joint = population.log_joint.float()
