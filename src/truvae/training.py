@@ -185,7 +185,7 @@ def fit(
                 improve = partial(_improve, held, population, data, search)
                 groups = [(rows, _fork(own) if beside else own) for rows in chunk]
                 improving = begin(improve, groups)
-                if due is not None:
+                if due is not None:  # the chunk before, beside the E-steps of this one
                     learn(due)
                 for gain in improving:
                     bound, substitutions = bound + gain.bound, substitutions + gain.substitutions
