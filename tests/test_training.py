@@ -255,7 +255,8 @@ def test_no_states_are_lost_when_precision_grows_beside(give_threads, monkeypatc
     model = make_model(dtype=torch.float64)
     x, population = make_data(model, 4000), make_population(model, 4000, 4)
     population.log_joint = population.log_joint.float()
-    parts = posterior(model, population, x, ShuffledChunks(4000, 20), [], torch.Generator())
+    chunks, search = ShuffledChunks(4000, 20), [Neighbours()]
+    parts = posterior(model, population, x, chunks, search, torch.Generator())
     assert sum(len(part.rows) for part in parts) == 4000
     assert population.log_joint.dtype == torch.float64
     assert (population.log_joint != 0).all()

@@ -18,7 +18,7 @@ from truvae.clock import Clock, Pace
 from truvae.model import Model
 from truvae.moments import Statistics
 from truvae.optim import Adam, OneCycle
-from truvae.population import Pool, Population
+from truvae.population import Pool, Population, SharedPool
 from truvae.proposals import Proposal, pool_for
 from truvae.ranks import ALONE, Ranks
 from truvae.threads import at_a_time, helpers
@@ -327,7 +327,9 @@ def posterior(
     All states that are offered to a data point take part, not only the S that it keeps.
     """
     groups = [rows for chunk in chunks(generator) for rows in chunk]
-    with helpers(generator.device) as begin:
+    # States of one's own take much memory to decode: of these one group at a time.
+    shares = pool_for(search) is SharedPool
+    with helpers(generator.device) if shares else nullcontext(map) as begin:
         for first in range(0, len(groups), _AHEAD):  # so that few moments wait to be taken
             some = [(rows, _fork(generator)) for rows in groups[first : first + _AHEAD]]
             yield from begin(partial(_moments, model, population, data, search), some)
