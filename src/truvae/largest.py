@@ -44,10 +44,10 @@ def _partitioned(numbers: Tensor, k: int) -> Tensor:
     NumPy partitions plain numbers by vector instructions, but not their places.
     """
     n = numbers.shape[1]
-    finite = numbers.clamp(torch.finfo(torch.float32).min)  # the fraction of infinity is all zeros
-    keys = (
-        finite.double().view(torch.int64).bitwise_or_(torch.arange(n)).view(torch.float64).numpy()
-    )
+    most = torch.finfo(torch.float32).max
+    # Infinity with a place in its fraction would not be a number.
+    whole = numbers.clamp(-most, most).double().view(torch.int64)
+    keys = whole.bitwise_or_(torch.arange(n)).view(torch.float64).numpy()
     keys.partition(n - k, axis=1)
     top = torch.from_numpy(np.ascontiguousarray(keys[:, n - k :]))
     return top.view(torch.int64) & ((1 << _SPARE) - 1)

@@ -24,6 +24,7 @@ _COSTLY = 1 << 16
 _TOGETHER = 8
 # An odd number with well spread bits: 2^64 over the golden ratio.
 _MIX = 0x9E3779B97F4A7C15 - (1 << 64)
+# Held while scores are kept: the first ones of a higher precision make new room for all.
 _KEEPING = threading.Lock()
 # Data points whose first states are made distinct together.
 _ROWS = 1 << 9
@@ -86,7 +87,7 @@ class Population:
 
     def keep(self, rows: Tensor, words: Tensor, log_joint: Tensor) -> None:
         """Make `words` (B, S, W) with their `log_joint` (B, S) the states of `rows`."""
-        with _KEEPING:  # other threads keep the states of other rows
+        with _KEEPING:
             self.words[rows] = words
             self.log_joint = self.log_joint.to(log_joint.dtype)
             self.log_joint[rows] = log_joint
