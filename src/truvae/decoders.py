@@ -76,8 +76,21 @@ class MLP(nn.Module):
 
     def decode(self, codes: bits.RowSums) -> Tensor:
         """Decode packed states: the same means, without the zeros."""
-        out: Tensor = self.rest(codes(self.first.weight.t().contiguous()).add_(self.first.bias))
+        out: Tensor = self.rest(self._sums(codes).add_(self.first.bias))
         return out
+
+    def slope(self, codes: bits.RowSums, score: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the gradient of a score, a scalar, of the means of packed states along their bits:
+        (n, H).
+        """
+        sums = self._sums(codes).detach().requires_grad_()
+        with torch.enable_grad():
+            total = score(self.rest(sums + self.first.bias))
+        return torch.autograd.grad(total, sums)[0] @ self.first.weight.detach()
+
+    def _sums(self, codes: bits.RowSums) -> Tensor:
+        """Return what the first layer makes of packed states, but for its bias."""
+        return codes(self.first.weight.t().contiguous())
 
 
 def linear(n_latents: int, n_observables: int, generator: torch.Generator | None = None) -> MLP:

@@ -112,13 +112,8 @@ class Model:
         """Return the gradient of a score, a scalar, of what the decoder says of packed states
         (n, W), along their bits: (n, H).
         """
-        decoder = self.decoder
-        if isinstance(decoder, MLP):
-            layer = decoder.first
-            sums = bits.RowSums(words, self.n_latents)(layer.weight.detach().t().contiguous())
-            with torch.enable_grad():
-                total = score(decoder.rest(sums.requires_grad_() + layer.bias))
-            return torch.autograd.grad(total, sums)[0] @ layer.weight.detach()
+        if isinstance(self.decoder, MLP):
+            return self.decoder.slope(bits.RowSums(words, self.n_latents), score)
         z = bits.unpack(words, self.n_latents, self.prior.pi.dtype).requires_grad_()
         with torch.enable_grad():
             total = score(self.decode_dense(z))

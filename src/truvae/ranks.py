@@ -124,11 +124,7 @@ class Ranks:
         The one given, which is in the same state on all ranks, goes on in the same way on all; what
         is drawn follows from its state, the rank and the number of ranks. Alone, it is the same.
         """
-        if self.size == 1:
-            return generator
-        device = generator.device
-        seed = torch.randint(1 << 31, (), generator=generator, device=device)
-        return torch.Generator(device).manual_seed(int(seed) + self.rank)
+        return generator if self.size == 1 else fork(generator, self.rank)
 
     # What all have in common
 
@@ -226,6 +222,20 @@ class Ranks:
                 dist.all_reduce(tensor, getattr(dist.ReduceOp, how))
 
 
+def fork(generator: torch.Generator, number: int = 0) -> torch.Generator:
+    """Return a generator whose draws follow from a number and the state of another one, which goes
+    on.
+
+    Examples
+    --------
+    >>> one, two = (fork(torch.Generator().manual_seed(0), i) for i in range(2))
+    >>> one.initial_seed() + 1 == two.initial_seed()
+    True
+    """
+    seed = torch.randint(1 << 62, (), generator=generator, device=generator.device)
+    return torch.Generator(generator.device).manual_seed(int(seed) + number)
+
+
 ALONE = Ranks()
 """One process."""
 
@@ -264,4 +274,4 @@ def _told() -> Iterator[None]:
         raise RankError(f"another process of the job has ended, or is stuck: {reason}") from error
 
 
-__all__ = ["ALONE", "Ranks"]
+__all__ = ["ALONE", "Ranks", "fork"]

@@ -44,7 +44,7 @@ def shared_out(n: int | None, jobs: int) -> int:
     return max(1, (n or cpu_count()) // jobs)
 
 
-Start = Callable[[Callable[[T], R], Sequence[T]], Iterator[R]]
+Begin = Callable[[Callable[[T], R], Sequence[T]], Iterator[R]]
 """Begins work on items; yields what comes of them, in their order."""
 
 
@@ -62,7 +62,7 @@ def at_a_time(device: "torch.device") -> int:
 
 
 @contextmanager
-def helpers(device: "torch.device") -> "Iterator[Start[Any, Any]]":
+def helpers(device: "torch.device") -> "Iterator[Begin[Any, Any]]":
     """Give a function that begins work on items, several at a time, while the caller goes on.
 
     On a CPU, each piece of work has its share of the threads of this process. Whoever asks for what
@@ -73,8 +73,8 @@ def helpers(device: "torch.device") -> "Iterator[Start[Any, Any]]":
     Examples
     --------
     >>> import torch
-    >>> with helpers(torch.device("cpu")) as start:
-    ...     found = start(abs, [-1, -2, 3])
+    >>> with helpers(torch.device("cpu")) as begin:
+    ...     found = begin(abs, [-1, -2, 3])
     ...     [*found]
     [1, 2, 3]
     """
@@ -87,7 +87,7 @@ def helpers(device: "torch.device") -> "Iterator[Start[Any, Any]]":
     torch.set_num_threads(threads // together)  # of the threads that start from now on, too
     pool = ThreadPoolExecutor(together - 1)
     try:
-        yield partial(_start, pool)
+        yield partial(_begin, pool)
     finally:
         try:
             pool.shutdown(cancel_futures=True)
@@ -95,7 +95,7 @@ def helpers(device: "torch.device") -> "Iterator[Start[Any, Any]]":
             torch.set_num_threads(threads)
 
 
-def _start(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def _begin(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     work = partial(_alone, work)
     futures = {place: pool.submit(work, item) for place, item in enumerate(items)}
     return _results(futures, work, items)

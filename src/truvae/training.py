@@ -20,7 +20,7 @@ from truvae.moments import Statistics
 from truvae.optim import Adam, OneCycle
 from truvae.population import Pool, Population, SharedPool
 from truvae.proposals import Proposal, pool_for
-from truvae.ranks import ALONE, Ranks
+from truvae.ranks import ALONE, Ranks, fork
 from truvae.threads import at_a_time, helpers
 
 # Groups whose moments are found side by side.
@@ -183,7 +183,7 @@ def fit(
                     break
                 held = deepcopy(model) if beside else model
                 improve = partial(_improve, held, population, data, search)
-                groups = [(rows, _fork(own) if beside else own) for rows in chunk]
+                groups = [(rows, fork(own) if beside else own) for rows in chunk]
                 improving = begin(improve, groups)
                 if due is not None:  # the chunk before, beside the E-steps of this one
                     learn(due)
@@ -331,7 +331,7 @@ def posterior(
     shares = pool_for(search) is SharedPool
     with helpers(generator.device) if shares else nullcontext(map) as begin:
         for first in range(0, len(groups), _AHEAD):  # so that few moments wait to be taken
-            some = [(rows, _fork(generator)) for rows in groups[first : first + _AHEAD]]
+            some = [(rows, fork(generator)) for rows in groups[first : first + _AHEAD]]
             yield from begin(partial(_moments, model, population, data, search), some)
 
 
@@ -347,12 +347,6 @@ def _moments(
     rows, generator = group
     pool, _ = e_step(model, population, data, rows, search, generator)
     return Posterior(rows, *pool.signal())
-
-
-def _fork(generator: torch.Generator) -> torch.Generator:
-    """Return a generator whose draws follow from the state of another one, which goes on."""
-    seed = torch.randint(1 << 62, (), generator=generator, device=generator.device)
-    return torch.Generator(generator.device).manual_seed(int(seed))
 
 
 def _check_complete(data: Data) -> None:
