@@ -104,7 +104,9 @@ _MODEL_OPTIONS = [
         help="Of a recording: take clipping, dropouts (runs of zeros) or both for missing.",
     ),
     click.option(
-        "--preset", metavar="NAME", help="A row of the paper's Table 1: paper:denoise-..."
+        "--preset",
+        metavar="NAME",
+        help="A row of the paper's Table 1: paper:denoise-..., paper:inpaint-..., paper:audio",
     ),
     click.option(
         "--selection",
@@ -112,7 +114,7 @@ _MODEL_OPTIONS = [
         help="With a preset: how parents are drawn; fitness (the paper's), released, ...",
     ),
     click.option(
-        "--sigma", type=float, help="Noise level in input units, only if known; else learned."
+        "--sigma", type=float, help="Noise level in input units, only if known; else it is found."
     ),
     click.option("--patch-size", type=int, metavar="P", help="Patches are P x P pixels."),
     click.option("--latents", "n_latents", type=int, metavar="H", help="Binary latents."),
@@ -216,7 +218,7 @@ def inpaint(inputs: tuple[str, ...], output: str, **options: Any) -> int:
     """Fill in what is missing of pictures and recordings; what is known stays as it is.
 
     Pixels or samples that are NaN are missing, and those told by one of --mask, --missing-value
-    and --drop.
+    and --drop; of recordings also what --repair finds.
     """
     given = [name for name in ("mask", "missing_value", "drop") if options[name] is not None]
     if len(given) > 1:

@@ -1,4 +1,4 @@
-"""The commands about models of tables: fit, encode, score, sample, info."""
+"""The commands about models of tables: fit, encode, reconstruct, score, sample, info."""
 
 import json
 import sys

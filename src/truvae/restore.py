@@ -161,7 +161,7 @@ def denoise(
         released code.
     sigma
         Standard deviation of the noise in units of `image`, only if it is known; it is learned
-        otherwise.
+        or estimated otherwise.
     patch_size, n_latents, hidden, n_states, epochs
         Override what is chosen from the size of the picture and its noise: side of the patches in
         pixels, binary latents, units of each hidden layer of the decoder, variational states of
