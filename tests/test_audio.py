@@ -354,7 +354,7 @@ def test_a_recording_is_not_written_over_itself(tmp_path, capsys):
     link.symlink_to(source)
     before = source.read_bytes()
     assert app(["denoise", str(source), "-o", str(link)], standalone_mode=False) == 2
-    assert f"{link} is the input" in capsys.readouterr().err and source.read_bytes() == before
+    assert f"{link} is an input" in capsys.readouterr().err and source.read_bytes() == before
 
 
 def test_no_model_is_saved_where_none_is_trained(tmp_path, capsys, monkeypatch):
@@ -404,3 +404,25 @@ def test_a_silent_channel_stays_as_it_is():
     )
     assert not result.restored[:, 0].any() and result.restored[:, 1].std() > 0.1
     assert result.sigma_channels[0] == 0 < result.sigma_channels[1] and result.epochs == 1
+
+
+@pytest.mark.parametrize("rate", [1, 29])
+def test_long_gaps_are_filled_at_any_rate(rate):
+    y = np.sin(np.arange(200.0))[:, None]
+    gappy = y.copy()
+    gappy[50:60] = np.nan
+    assert np.abs(fill_gaps(gappy, rate) - y).max() < 2
+
+
+def test_a_silent_channel_is_not_damaged():
+    y = np.stack([np.zeros(500), tones(500)], 1)
+    y[100:200, 1] = 0
+    lost = damaged_samples(y, ["clipping", "dropouts"], RATE)
+    assert not lost[:, 0].any() and lost[100:200, 1].all()
+
+
+def test_without_time_to_learn_a_recording_is_not_lost():
+    clean = tones(2000)
+    noisy = clean + np.random.default_rng(0).normal(0, 0.1, clean.shape)
+    restored = truvae.denoise_audio(noisy, sample_rate=RATE, should_stop=lambda: True)
+    assert np.square(restored - clean).mean() < np.square(noisy - clean).mean()

@@ -115,7 +115,7 @@ def test_what_exists_is_skipped_but_never_the_input(pictures, tmp_path):
     assert done.returncode == 0 and done.stdout == ""
     assert done.stderr == "truvae: note: 3 files skipped: the output exists\n"
     done = truvae("denoise", pictures, "-o", pictures, "--skip-existing", *TINY)
-    assert done.returncode == 1 and "is the input" in done.stderr
+    assert done.returncode == 1 and "is an input" in done.stderr
 
 
 # Signals
@@ -253,3 +253,17 @@ def test_pictures_that_cannot_share_models_are_told(pictures, tmp_path):
     assert "d.npy (32, 32) of float64" in done.stderr
     done = truvae("denoise", pictures, "-o", tmp_path / "out", "--shared-model", "--jobs", 2)
     assert done.returncode == 2 and "leave --jobs out" in done.stderr
+
+
+def test_a_result_that_cannot_be_written_does_not_stop_the_others(pictures, tmp_path, monkeypatch):
+    from truvae import cli, files
+
+    def write(path, picture, write=files.write_picture):
+        if path.name == "b.png":
+            raise OSError("no room")
+        return write(path, picture)
+
+    monkeypatch.setattr(files, "write_picture", write)
+    command = ["denoise", str(pictures), "-o", str(tmp_path / "out"), "--shared-model", "-q"]
+    assert cli.app([*command, *map(str, TINY)], standalone_mode=False) == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "c.png"}

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ from truvae.clock import Clock, Stopwatch
 from truvae.gaps import fill_gaps
 from truvae.io_audio import Sound, write_sound
 from truvae.optim import Adam
+from truvae.wishes import Wishes
 
 TINY_MODEL = SMALL | {"epochs": 3, "return_result": True}
 
@@ -383,6 +385,21 @@ def test_a_state_of_another_step_or_run_is_noticed(interrupted, tmp_path):
     (tmp_path / "seed" / "model-1.safetensors").replace(other / "model-1.safetensors")
     with pytest.raises(InputError, match=r"model-1\.safetensors is damaged or of another run"):
         denoise(noisy, checkpoint=other, resume=True, **TINY_MODEL)
+
+
+def test_states_of_another_sample_are_refused(interrupted, tmp_path, monkeypatch):
+    """As where the memory of the machine decides how many patches to train on."""
+    folder, noisy = interrupted
+    plan = Wishes.plan
+
+    def smaller(*args):
+        found = plan(*args)
+        models = tuple(replace(model, trained=300) for model in found.models)
+        return replace(found, models=models)
+
+    monkeypatch.setattr(Wishes, "plan", smaller)
+    with pytest.raises(InputError, match="go on with as much memory as there was"):
+        denoise(noisy, checkpoint=copy_of(folder, tmp_path / "x"), resume=True, **TINY_MODEL)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from PIL import Image
 from test_restore import noisy_scene, scene
 
 from truvae.io import read_picture
+from truvae.metrics import psnr
 
 TINY = ["--latents", "16", "--hidden", "32", "--states", "8", "--epochs", "2"]
 KEYS = set(
@@ -168,7 +169,8 @@ def bad_calls(folder, tmp):
     }.items():
         np.save(tmp / f"{name}.npy", array)
     np.save(tmp / "object.npy", np.full((20, 20), None), allow_pickle=True)
-    npy = tmp / "out.npy"
+    npy, link = tmp / "out.npy", tmp / "link.npy"
+    link.symlink_to(tmp / "tiny.npy")
     yield [tmp / "none.png", "-o", out], "there is no file"
     yield [tmp / "text.png", "-o", out], "is not a picture"
     yield [tmp / "cut.png", "-o", out], "is damaged or cut short"
@@ -184,7 +186,10 @@ def bad_calls(folder, tmp):
     yield [noisy, "-o", tmp / "out"], "its extension must be one of"
     yield [folder, "-o", out], "give an existing folder"
     yield [noisy, noisy, "-o", out], "give an existing folder"
-    yield [noisy, "-o", noisy], "is the input"
+    yield [noisy, "-o", noisy], "is an input"
+    yield [noisy, "-o", link, "--reference", tmp / "tiny.npy"], f"{link} is an input"
+    yield [noisy, "-o", out, "--seed", 2**32], "--seed"
+    yield [noisy, "-o", out, "--checkpoint", "x", "--save-model", "x"], "give each a folder"
     yield [noisy, "-o", out, "--patch-size", 0], "patch size must be a whole number"
     yield [noisy, "-o", out, "--patch-size", 99], "smaller than a patch of 99 x 99"
     yield [noisy, "-o", out, "--sigma", -1], "sigma must be above 0"
@@ -415,3 +420,11 @@ def test_jpegs_of_a_folder_become_pngs_and_names_must_differ(folder, tmp_path):
     Image.open(folder / "noisy.png").save(source / "a.png")
     done = truvae("denoise", source, "-o", out, "-q", *TINY)
     assert done.returncode == 2 and "2 of the inputs would be written to" in done.stderr
+
+
+def test_a_jpeg_is_measured_as_it_was_written(folder, tmp_path):
+    out = tmp_path / "out.jpg"
+    done = truvae("denoise", folder / "clean.png", "-o", out, "--add-noise", 10, "--json",
+                  *TINY)  # fmt: skip
+    clean = read_picture(folder / "clean.png").data
+    assert json.loads(done.stdout)["psnr"] == pytest.approx(psnr(clean, read_picture(out).data))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,6 +251,24 @@ def test_any_model_is_saved_and_loaded(tmp_path):
     truvae.save_model(tmp_path / "bars", model)  # replaced
     assert truvae.load_model(tmp_path / "bars").config == {}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bars"]
+
+
+def test_a_model_that_is_replaced_is_never_a_mixture(tmp_path, monkeypatch):
+    truvae.save_model(tmp_path / "bars", truvae.datasets.bars())
+
+    def replace(path, target, replace=Path.replace):
+        if path.name == "config.json":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            truvae.save_model(tmp_path / "bars", truvae.datasets.bars())
+    with pytest.raises(InputError, match=r"it has no config\.json"):
+        truvae.load_model(tmp_path / "bars")
+    truvae.save_model(tmp_path / "bars", truvae.datasets.bars())
+    assert truvae.load_model(tmp_path / "bars").model.n_latents == 8
 
 
 def test_a_model_in_float64_comes_back_as_such(tmp_path):

@@ -67,3 +67,7 @@ def test_gaps_are_left_out():
     noisy = with_noise(np.zeros((128, 128)), 20)
     noisy[torch.rand(noisy.shape, generator=torch.Generator().manual_seed(2)) < 0.02] = torch.nan
     assert level(noisy) == pytest.approx(20, rel=0.05)
+
+
+def test_a_line_of_single_pixels_has_a_level():
+    assert noise_level(Patches(with_noise(np.zeros((1, 400)), 20), 1)) > 0

@@ -164,3 +164,24 @@ def test_the_model_of_a_picture_is_saved(tmp_path):
     assert told["elbo"] == pytest.approx(records[0]["elbo"])
     done = run("denoise", tmp_path / "a.npy", "-o", tmp_path / "x.npy", "--save-model", tmp_path)
     assert done.returncode == 2 and "holds other things" in done.stderr
+
+
+def test_what_is_missing_at_the_end_is_missing(tmp_path):
+    (tmp_path / "t.tsv").write_text("1\t2\n3\t\n\n")
+    np.testing.assert_array_equal(read_table(str(tmp_path / "t.tsv")), [[1, 2], [3, np.nan]])
+    (tmp_path / "t.csv").write_text("x\n1\n\n")
+    np.testing.assert_array_equal(read_table(str(tmp_path / "t.csv")), [[1], [np.nan]])
+
+
+def test_a_first_line_with_numbers_is_no_line_of_names(tmp_path):
+    (tmp_path / "t.csv").write_text("5.1,-,1.4\n4.9,3.0,1.4\n")
+    with pytest.raises(InputError, match="row 1, column 2 is no number: '-'"):
+        read_table(str(tmp_path / "t.csv"))
+
+
+def test_a_table_is_not_written_over_itself(fitted):
+    folder, x, _ = fitted
+    np.save(folder / "same.npy", x)
+    done = run("encode", folder / "model", folder / "same.npy", "-o", folder / "same.npy")
+    assert done.returncode == 2 and "is an input" in done.stderr
+    np.testing.assert_array_equal(np.load(folder / "same.npy"), x)

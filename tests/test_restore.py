@@ -172,6 +172,72 @@ def test_time_budget_ends_the_training():
     assert result.history[-1].progress == 1
 
 
+@pytest.mark.parametrize("options", [{"should_stop": lambda: True}, {"time_budget": 1e-9}])
+@pytest.mark.parametrize("noise", ["gaussian", "poisson-gaussian"])
+def test_without_time_to_learn_a_picture_is_as_it_was(options, noise):
+    _, noisy = noisy_scene()
+    with pytest.warns(UserWarning, match="no time to learn anything"):
+        result = truvae.denoise(noisy, noise=noise, return_result=True, **options, **SMALL)
+    assert np.array_equal(result.restored, noisy) and result.epochs == 0
+    assert result.sigma_source == "estimated" and result.sigma == pytest.approx(20, rel=0.3)
+    noisy[3, 4] = np.nan
+    with pytest.warns(UserWarning, match="no time to learn anything"):
+        filled = truvae.denoise(noisy, noise=noise, **options, **SMALL)
+    assert np.isfinite(filled).all()
+    assert np.array_equal(filled[np.isfinite(noisy)], noisy[np.isfinite(noisy)])
+
+
+def test_frames_that_there_is_no_time_for_are_as_they_were():
+    stack, seen = np.stack([noisy_scene(seed=seed)[1] for seed in range(3)]), []
+    options = SMALL | {"on_epoch": seen.append, "should_stop": lambda: len(seen) > 4}
+    with pytest.warns(UserWarning, match="no time for 2 of 3 frames"):
+        restored = truvae.denoise(stack, **options)
+    assert restored[0].std() < stack[0].std() and np.array_equal(restored[1:], stack[1:])
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "poisson-gaussian"])
+def test_a_channel_without_noise_does_not_outweigh_the_others(noise):
+    clean, rng = scene(), np.random.default_rng(0)
+    noisy = rng.poisson(clean / 4) * 4.0
+    label = np.where(scene() == 200, 255.0, rng.normal(0, 1e-3, clean.shape))
+    both = np.stack([noisy, label], -1)
+    restored = truvae.denoise(both, channel_axis=-1, noise=noise, **SMALL | {"epochs": 40})
+    assert rmse(restored[..., 0], clean) < 0.7 * rmse(noisy, clean)
+    assert rmse(restored[..., 1], label) < 0.1 * label.std()
+
+
+def test_a_channel_that_is_blank_in_some_frames_does_not_hide_its_noise():
+    frames = np.stack([np.stack([noisy_scene(seed=2 * k + c)[1] for c in range(2)], -1)
+                       for k in range(4)])  # fmt: skip
+    frames[::2, ..., 1] = 0
+    options = {"channel_axis": -1, "stack": "shared", "covariance": "dct", "return_result": True}
+    result = truvae.denoise(frames, **options, **SMALL | {"epochs": 1})
+    assert result.sigma_channels == pytest.approx((20, 20), rel=0.1)
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e40])
+def test_values_beyond_floating_point_are_told(size):
+    with pytest.raises(InputError, match="scale them to between 1e-30 and 1e"):
+        truvae.denoise(size * noisy_scene()[1])
+
+
+def test_odd_sizes_and_levels_end_well():
+    _, noisy = noisy_scene()
+    line = truvae.denoise(noisy[:1], patch_size=1, **SMALL)
+    assert line.shape == (1, 48) and np.isfinite(line).all()
+    flat = truvae.denoise(noisy, sigma=1e25, **SMALL | {"epochs": 1})
+    assert np.isfinite(flat).all() and flat.std() < noisy.std()
+
+
+@pytest.mark.parametrize("kind", [bool, complex])
+def test_gaps_are_not_filled_in_what_holds_no_numbers(kind):
+    picture = (scene() > 100).astype(kind)
+    with pytest.raises(InputError, match="holds integers or floats"):
+        truvae.inpaint(picture, np.eye(48), **SMALL)
+    with pytest.raises(InputError, match="holds integers or floats"):
+        truvae.inpaint_audio(picture[:, 0], np.eye(48)[0], sample_rate=8000)
+
+
 BAD_PICTURES = {
     "rows and columns": np.zeros(9),
     "constant": np.full((20, 20), 7),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from truvae import callbacks as callbacks
     from truvae import datasets as datasets
     from truvae import plots as plots
+    from truvae import ranks as ranks
     from truvae import training as training
     from truvae.audio import AudioResult, denoise_audio, inpaint_audio
     from truvae.chunks import NearChunks, ShuffledChunks
@@ -85,7 +86,7 @@ _HOME = {
     "preset": "presets",
     "save_model": "saving",
 }
-_MODULES = ("callbacks", "datasets", "plots", "training")
+_MODULES = ("callbacks", "datasets", "plots", "ranks", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -142,6 +143,7 @@ __all__ = [
     "load_model",
     "plots",
     "preset",
+    "ranks",
     "save_model",
     "training",
 ]

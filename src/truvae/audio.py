@@ -343,7 +343,7 @@ def _denoised(
     done = restore_sound(material, plan, filled.sample_rate, clock, tell, saves)
     restored, first = filled.restored.copy(), done.runs[0]
     restored[:, varying] = units.restore(done.estimate[None, None])[0, 0]
-    learned = settings.covariance == "isotropic" and not known
+    learned = settings.covariance == "isotropic" and first.epochs > 0 and not known
     if learned:
         levels[varying] = units.sigma(first.model.noise.sigma)
     return replace(

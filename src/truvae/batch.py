@@ -191,7 +191,7 @@ def _lossless(name: str) -> str:
 def _left(tasks: Sequence[Task], skip_existing: bool) -> list[Task]:
     """Return what is to be done; tell of what is skipped."""
     done = [task for task in tasks if skip_existing and _is_done(task)]
-    for task in done if tasks[0].options["as_json"] else []:
+    for task in done if tasks[0].options["as_json"] and torchrun.rank() == 0 else []:
         paths = {"input": str(task.source), "output": str(task.target)}
         print(json.dumps(paths | {"skipped": True}), flush=True)
     if done and not tasks[0].options["quiet"]:

@@ -201,6 +201,12 @@ class Training:
         for name, tensor in _part("noise", tensors).items():
             setattr(model.noise, name, tensor.to(device))
         if population := _part("population", tensors):
+            if len(population["words"]) != self.n_data:
+                raise InputError(
+                    f"the checkpoint has states of {len(population['words'])} data points, this "
+                    f"run {self.n_data}: go on with as much memory as there was, or take another "
+                    "folder"
+                )
             self.population.words = self.ranks.own(population["words"]).to(device)
             self.population.log_joint = self.ranks.own(population["log_joint"]).to(device)
             self.optimizer.load_state_dict(_part("optimizer", tensors))

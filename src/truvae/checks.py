@@ -11,6 +11,8 @@ from truvae.errors import InputError
 
 Array = npt.NDArray[Any]
 
+# Sizes of values that can be squared, and more, in floating point.
+_TINY, HUGE = 1e-30, 1e30
 # The fewest samples of a recording to learn from.
 _FEWEST = 64
 
@@ -99,6 +101,12 @@ def check_frames(frames: Array, together: bool) -> None:
             f"the picture is constant{where} (all known pixels are {low[f, 0]:g}): there is "
             "nothing to learn from"
         )
+    spread, largest = (high - low).max(), max(abs(low.min()), abs(high.max()))
+    if spread < _TINY or largest > HUGE:
+        raise InputError(
+            f"the values of the picture lie within {spread:g} of each other and reach "
+            f"{largest:g}: scale them to between {_TINY:g} and {HUGE:g}"
+        )
 
 
 def masked(image: npt.ArrayLike, mask: npt.ArrayLike | None, channel_axis: int | None) -> Array:
@@ -110,6 +118,7 @@ def masked(image: npt.ArrayLike, mask: npt.ArrayLike | None, channel_axis: int |
         If the mask has another shape than the picture, or the picture without its channel axis.
     """
     array = np.asarray(image)
+    _check_numbers(array, "a picture")
     if mask is None:
         return array
     unknown = np.asarray(mask) != 0
@@ -181,6 +190,7 @@ def masked_recording(y: Array, mask: npt.ArrayLike | None) -> Array:
     InputError
         If the mask has another shape.
     """
+    _check_numbers(y, "a recording")
     if mask is None:
         return y
     unknown = np.asarray(mask) != 0
@@ -245,6 +255,7 @@ def device_called(name: str) -> torch.device:
 
 
 __all__ = [
+    "HUGE",
     "check_frames",
     "check_patch_size",
     "check_table",

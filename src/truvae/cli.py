@@ -272,6 +272,10 @@ def _all_files(inputs: tuple[str, ...], output: str, options: dict[str, Any]) ->
     models = _models(options["save_model"], apart, owners) * (n // len(owners))
     saves = _checkpoints(options["checkpoint"], options["resume"], apart, owners)
     saves *= n // len(owners)
+    if both := {*models} & {*saves} - {None}:
+        raise InputError(
+            f"{both.pop()} is given for a checkpoint and a model: give each a folder of its own"
+        )
     tasks = [
         batch.Task(
             source, target, options | {"report": page, "save_model": model, "checkpoint": states}

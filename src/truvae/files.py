@@ -16,6 +16,7 @@ from truvae.errors import InputError
 from truvae.experiments import Experiment, damage, dropped, finite, refuse
 from truvae.io import (
     Picture,
+    as_written,
     check_apart,
     check_output,
     read_picture,
@@ -56,7 +57,7 @@ class _Work:
         refuse(options, _OF_SOUND, "recordings", "picture")
         picture = read_picture(source)
         check_output(target, picture)
-        check_apart(source, target)
+        check_apart(target, source, options["reference"], options.get("mask"))
         return _Work(source, target, options, picture, _experiment(picture, options))
 
     @property
@@ -72,6 +73,7 @@ class _Work:
         restored = to_dtype(result.restored, picture.data.dtype)
         late = [*warned, *write_picture(self.target, replace(picture, data=restored))]
         tell(late, options)
+        restored = as_written(self.target, restored)
         record = _describe(result, options)
         record |= _measure(self.experiment, restored, picture.channels)
         notes = [*self.notes, *late]
@@ -161,7 +163,10 @@ def restore_together(
     for work, restored in zip(works, result.restored, strict=True):
         missing = float(np.isnan(work.experiment.seen).mean())
         part = replace(result, restored=restored, missing=missing)
-        records.append(work.finish(part, warned if work is works[0] else [], start))
+        try:
+            records.append(work.finish(part, warned if work is works[0] else [], start))
+        except (InputError, OSError) as error:
+            records.append(failure(work.source, error))
     if works[0].options["save_model"]:
         _save_model(works[0].options["save_model"], result)
     return records

@@ -5,6 +5,7 @@ sample, of a stack on no more patches than one frame has; the states of all are 
 tile (`truvae.tiles`).
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -23,7 +24,7 @@ from truvae.patches import Features, Patches, cosine_basis, merge, weighted_sum
 from truvae.proposals import Neighbours, Proposal
 from truvae.ranks import ALONE, Ranks
 from truvae.settings import Settings
-from truvae.threads import helpers
+from truvae.threads import at_a_time, helpers
 from truvae.tiles import Tile, Trained, estimates, tiles
 from truvae.training import Epoch, Posterior, posterior
 
@@ -35,8 +36,9 @@ Sides = tuple[int, int]
 
 # Principal components in which patches count as near.
 _FEATURES = 48
-# Least noise that is reckoned with, over the spread of the frames: less is beyond float32.
-_LEAST_NOISE = 1e-3
+# Least and most noise that is reckoned with, over the spread of the frames: less or more is beyond
+# float32.
+_LEAST_NOISE, _MOST_NOISE = 1e-3, 1e6
 # What the estimate of a patch takes, in E-steps of training.
 _CLOSING = 1.3
 
@@ -101,7 +103,7 @@ class Material:
         ranks: Ranks = ALONE,
     ) -> None:
         self.seen, self.known, self.generator, self.ranks = seen, known, generator, ranks
-        self.noise = max(noise, _LEAST_NOISE)
+        self.noise = min(max(noise, _LEAST_NOISE), _MOST_NOISE)
         gaps = bool(seen.isnan().any())
         self._pilot = torch.stack([nearest_known(frame) for frame in seen]) if gaps else seen
         self._samples: dict[tuple[Sides, int], _Sample] = {}
@@ -316,11 +318,11 @@ def _estimate_by_tiles(
     total = torch.zeros(material.seen.shape, dtype=torch.float64, device=device)
     weight, bounds, n = total.clone(), 0.0, 0
     mine = [*ranks.mine(enumerate(tiles(places, settings.tile * settings.stride**2)))]
-    local = clock.before(_CLOSING).alone()
+    local, beside = clock.before(_CLOSING).alone(), at_a_time(device)
 
     def estimated(done: int) -> State:
         index, tile = mine[done]
-        own = local.part(done, len(mine))
+        own = local.part(done // beside, math.ceil(len(mine) / beside))
         make = partial(_of_tile, trained, sample, settings, tile, seed + index, own)
         return checkpoint.once(f"tile-{index + 1}", own, make)
 

@@ -53,6 +53,8 @@ def damaged_samples(y: Array, repairs: Sequence[str], sample_rate: float) -> Arr
         check_choice("repair", repair, REPAIRS)
     lost = np.zeros(y.shape, dtype=bool)
     for k, x in enumerate(y.T):
+        if x.min() == x.max():
+            continue  # a silent channel is whole
         if "clipping" in repairs:
             for level in (x.max(), x.min()):
                 _mark(lost[:, k], x == level, _CLIPPED)
@@ -206,7 +208,7 @@ def _portions(x: Array, sample_rate: float) -> Iterator[tuple[int, int]]:
 
     Long gaps are filled from both ends inward, near ones together.
     """
-    most, near = max(1, round(_AT_ONCE * sample_rate)), max(1, round(_SIDE * sample_rate))
+    most, near = max(2, round(_AT_ONCE * sample_rate)), max(1, round(_SIDE * sample_rate))
     done = 0
     for start, end in runs(np.isnan(x)):
         from_left = start > 0

@@ -159,10 +159,15 @@ def write_picture(path: str | os.PathLike[str], picture: Picture) -> tuple[str, 
     return (*notes, *_losses(_format(path), picture))
 
 
+def as_written(path: Path, data: Array) -> Array:
+    """Return what a picture with these values holds now that it was written: a JPEG other ones."""
+    return read_picture(path).data if _format(path) == "jpeg" else data
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that is written aside and appears at `path` complete, or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".truvae.")
     os.close(handle)
     try:
         with open(temporary, "w+b") as file:
@@ -212,10 +217,11 @@ def check_place(path: Path) -> None:
         raise InputError(f"the output folder {path.parent} cannot be written: choose another one")
 
 
-def check_apart(source: Path, target: Path) -> None:
-    """Raise an `InputError` if a file would be written in the place of its own input."""
-    if target.exists() and target.samefile(source):
-        raise InputError(f"{target} is the input: give another output file")
+def check_apart(target: Path, source: Path, *others: str | None) -> None:
+    """Raise an `InputError` if a file would be written in the place of what it is made from."""
+    for path in (source, *others):
+        if path is not None and target.exists() and Path(path).exists() and target.samefile(path):
+            raise InputError(f"{target} is an input: give another output file")
 
 
 def to_dtype(estimate: Array, dtype: npt.DTypeLike) -> Array:

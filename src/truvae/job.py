@@ -166,7 +166,7 @@ class Job:
             n_runs = len(runs) + 1 if settings.covariance == "dct" else n_runs
             part = clock.part(len(runs), n_runs + self._several_courses())
             run = self._fit(settings, part, on_epoch, f"model-{len(runs) + 1}")
-            if runs and clock.should_stop():
+            if runs and (clock.should_stop() or run.epochs == 0):
                 break  # it did not come far enough to help
             runs.append(run)
             if self._trust(runs) < 1:

@@ -68,6 +68,10 @@ def ssim(reference: Array, estimate: Array, *, channels: bool = False) -> float:
     channels
         Whether the last axis is colour channels, whose similarity is averaged.
 
+    Returns
+    -------
+    At most 1; NaN of pictures with fewer than three rows or columns, where no window fits.
+
     Raises
     ------
     InputError
@@ -77,6 +81,8 @@ def ssim(reference: Array, estimate: Array, *, channels: bool = False) -> float:
     picture = reference.shape[-3 if channels else -2 :]
     window, peak = min(7, *picture[:2]), data_range(reference)
     window = window - 1 + window % 2
+    if window < 3:
+        return math.nan
     frames = zip(reference.reshape(-1, *picture), estimate.reshape(-1, *picture), strict=True)
     return float(np.mean([_ssim(*pair, peak, window, channels) for pair in frames]))
 

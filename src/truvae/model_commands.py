@@ -12,7 +12,7 @@ import click
 
 from truvae import torchrun
 from truvae.errors import InputError
-from truvae.options import RUN_OPTIONS, finite, numbers, one_of, with_options
+from truvae.options import RUN_OPTIONS, SEED, finite, numbers, one_of, with_options
 from truvae.signals import StopSignals
 from truvae.threads import use_threads
 
@@ -124,7 +124,7 @@ def score(model: str, data: str, output: str, as_json: bool) -> int:
 @_MODEL
 @click.option("-n", "n_samples", type=click.IntRange(min=1), default=16, show_default=True)
 @_OUTPUT
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@SEED
 @_JSON
 def sample(model: str, n_samples: int, output: str, seed: int, as_json: bool) -> int:
     """Draw data from a model."""
@@ -179,9 +179,11 @@ def _apply(
     model: str, data: str, output: str, as_json: bool, method: Callable[[Any], Callable[..., Any]]
 ) -> int:
     """Write what a method of a saved estimator makes of a table."""
+    from truvae.io import check_apart
     from truvae.tables import check_table_output, read_table, write_table
 
     check_table_output(Path(output))
+    check_apart(Path(output), Path(data))
     x = read_table(data)
     from truvae.estimator import TVAE
 

@@ -32,8 +32,10 @@ def one_of(flag: str, choices: str, default: str, text: str | None = None) -> Ca
     return click.option(flag, type=kind, default=default, show_default=True, help=text)
 
 
+# As NumPy has it.
+SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 RUN_OPTIONS = [
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+    SEED,
     one_of("--device", "auto cpu cuda", "auto"),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads to use."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object per input."),
@@ -55,4 +57,4 @@ def with_options(
     return decorate
 
 
-__all__ = ["RUN_OPTIONS", "finite", "numbers", "one_of", "with_options"]
+__all__ = ["RUN_OPTIONS", "SEED", "finite", "numbers", "one_of", "with_options"]

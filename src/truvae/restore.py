@@ -1,5 +1,6 @@
 """Restoration of pictures of any kind: what the library and the command line call."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -239,9 +240,14 @@ def denoise(
     parts = [frames] if stack == "shared" else np.split(frames, len(frames))
     results: list[Result] = []
     for index, part in enumerate(parts):
-        if results and clock.should_stop():
-            results.append(_as_it_is(part, results[0]))
-            continue
+        if results and (clock.should_stop() or clock.left() <= 0):
+            left = parts[index:]
+            warnings.warn(
+                f"there was no time for {len(left)} of {len(parts)} frames: they are as they were",
+                stacklevel=2,
+            )
+            results += [_as_it_is(frame, results[0]) for frame in left]
+            break
         time_left = clock.part(index, len(parts))
         states = saves if len(parts) == 1 else saves.part(f"frame-{index + 1}")
         done = _restored(part, wishes, where, random_state, states, time_left, on_epoch, ranks)
@@ -376,7 +382,13 @@ def _restored(
         units = units.balanced(levels)
     told = rms(levels / units.spread)
     job = Job(varying, plan, units, told, wishes.sigma is not None, device, seed, checkpoint, ranks)
-    return _result(job.run(clock, on_epoch), frames, constant, units)
+    done = job.run(clock, on_epoch)
+    if done.epochs > 0:
+        return _result(done, frames, constant, units)
+    warnings.warn("there was no time to learn anything: the picture is as it was", stacklevel=3)
+    source = "estimated" if wishes.sigma is None else "given"
+    done = replace(done, sigma=told, sigma_source=source)
+    return _as_it_is(frames, _result(done, frames, constant, units))
 
 
 def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:

@@ -118,7 +118,7 @@ def save_model(
         **_named("noise", noise_tensors),
         **_named("tensors", tensors or {}),
     }
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".truvae.") as aside:
         made = Path(aside) / "model"
         made.mkdir()
         # Tensors must not share memory in the file.
@@ -127,6 +127,8 @@ def save_model(
         save_file(copies, made / _WEIGHTS)
         (made / _CONFIG).write_text(text + "\n", "utf-8")
         if folder.exists():
+            # Without it there is no model, rather than one of two halves.
+            (folder / _CONFIG).unlink(missing_ok=True)
             for name in (_WEIGHTS, _CONFIG):
                 (made / name).replace(folder / name)
         else:

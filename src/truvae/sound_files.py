@@ -41,7 +41,7 @@ def restore_sound_file(
     _check_options(options)
     sound = read_sound(source)
     check_sound_output(target, sound)
-    check_apart(source, target)
+    check_apart(target, source, options["reference"], options.get("mask"))
     experiment = _experiment(sound, options)
     notes = [*sound.notes, *experiment.notes("recording")]
     result, warned = _restore(experiment, sound, notes, options, start, should_stop)

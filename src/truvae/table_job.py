@@ -81,7 +81,7 @@ def fit_table(
     """
     n, mine = len(data), ranks.own(data)
     chunks = recipe.chunks(len(mine), ranks.own(coordinates), ranks)
-    looking = _SECONDS_PER_VALUE * mine.numel()
+    looking = _SECONDS_PER_VALUE * data.numel() / ranks.size  # the same on all of them
     to_look = looking < clock.left() / 2
     training = clock.without(looking if to_look else 0)
     for epoch in recipe.train(model, population, mine, chunks, generator, training, ranks=ranks):

@@ -97,12 +97,14 @@ def _read_csv(path: Path) -> Array:
         raise InputError(f"{path} is no text in UTF-8") from None
     first = text.partition("\n")[0]
     delimiter = max("\t;,", key=first.count)
+    lines = text.splitlines()
+    while delimiter in first and lines and not lines[-1].strip(" "):
+        lines.pop()  # of one column, it is a missing value
     try:
-        lines = csv.reader(text.rstrip().splitlines(), delimiter=delimiter)
-        rows = [row or [""] for row in lines]
+        rows = [row or [""] for row in csv.reader(lines, delimiter=delimiter)]
     except csv.Error as error:
         raise InputError(f"{path} is no table of numbers: {error}") from None
-    skipped = 1 if rows and not all(_is_number(cell) for cell in rows[0]) else 0
+    skipped = 1 if rows and _are_names(rows[0]) else 0
     width = len(rows[skipped]) if len(rows) > skipped else 0
     for number, row in enumerate(rows[skipped:], skipped + 1):
         if len(row) != width:
@@ -116,6 +118,12 @@ def _read_csv(path: Path) -> Array:
 def _number(cell: str) -> float:
     cell = cell.strip()
     return math.nan if not cell or cell.lower() in _MISSING else float(cell)
+
+
+def _are_names(cells: list[str]) -> bool:
+    """Say whether a first line is of names: with a number in it, it is one of values."""
+    numbers = [_number(cell) for cell in cells if _is_number(cell)]
+    return len(numbers) < len(cells) and all(math.isnan(number) for number in numbers)
 
 
 def _is_number(cell: str) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from truvae.checks import HUGE
 from truvae.errors import InputError
 from truvae.levels import noise_level
 from truvae.limits import within
@@ -23,6 +24,8 @@ Array = npt.NDArray[Any]
 _NOISE_PATCH = 8
 # Most frames of a stack that take part in that.
 _NOISE_FRAMES = 8
+# By what factor channels differ at most in the share that noise has of their spread.
+_MOST_APART = 10.0
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,11 @@ class Wishes:
     def check(self) -> None:
         """Raise an `InputError` for wishes that make no sense, whatever the picture."""
         check_choice("noise", self.noise, NOISES)
-        if self.sigma is not None and not 0 < self.sigma < np.inf:
-            raise InputError(f"sigma must be above 0, in units of the picture, not {self.sigma:g}")
+        if self.sigma is not None and not 0 < self.sigma <= HUGE:
+            raise InputError(
+                f"sigma must be above 0 and at most {HUGE:g}, in units of the picture, not "
+                f"{self.sigma:g}"
+            )
         if self.sigma is not None and self.noise == "poisson-gaussian":
             raise InputError("sigma is the level of gaussian noise: leave one of both out")
         if self.preset is not None and self.noise == "poisson-gaussian":
@@ -91,7 +97,23 @@ class Wishes:
             if not any(is_signal_dependent(plane) for plane in planes):
                 return None
         # All frames above each other have one noise.
-        return tuple(PoissonGaussian.estimate(np.concatenate([*frames])) for frames in channels)
+        noises = [PoissonGaussian.estimate(np.concatenate([*frames])) for frames in channels]
+        pairs = zip(noises, channels, strict=True)
+        levels = np.array([rms(noise.sigma(x[np.isfinite(x)])) for noise, x in pairs])
+        raised = _comparable(levels, frames)
+        return tuple(
+            noise if least <= level else PoissonGaussian(0.0, least**2)
+            for noise, level, least in zip(noises, levels, raised, strict=True)
+        )
+
+
+def _comparable(levels: Array, frames: Array) -> Array:
+    """Return the levels of noise (K,) of the channels of frames, more than was found where one has
+    hardly any beside the others: scaled to one level of noise its signal would outweigh theirs.
+    """
+    spreads = np.nanstd(frames, (0, 1, 2))
+    raised: Array = np.maximum(levels, spreads * (levels / spreads).max() / _MOST_APART)
+    return raised
 
 
 def _channels(frames: Array) -> list[Array]:
@@ -113,13 +135,14 @@ def _noise_levels(frames: Array, sigma: float | None) -> Array:
     # Small pictures have too few patches for the covariance of large ones.
     shape = frames.shape[1:3]
     size = min(_NOISE_PATCH, max(2, round(math.prod(shape) ** 0.5) // 12), *shape)
-    return np.array([rms([_noise_level(plane, size) for plane in planes]) for planes in channels])
+    # A channel of one frame may be constant though others are not: that says nothing of its noise.
+    rough = [[plane for plane in planes if np.nanstd(plane) > 0] for planes in channels]
+    levels = [rms([_noise_level(plane, size) for plane in some] or [0.0]) for some in rough]
+    return _comparable(np.array(levels), frames)
 
 
 def _noise_level(plane: Array, size: int) -> float:
     offset, spread = float(np.nanmean(plane)), float(np.nanstd(plane))
-    if spread == 0:  # a channel of one frame may be constant though others are not
-        return 0.0
     standard = torch.as_tensor((plane - offset) / spread, dtype=torch.float32)
     return spread * noise_level(Patches(standard, size))
 
