@@ -195,9 +195,10 @@ def test_frames_that_share_models_are_restored_as_well(missing):
 def test_frames_that_were_not_begun_stay_as_they_are():
     _, noisy = stack_of(3)
     epochs = []
-    stopped = truvae.denoise(
-        noisy, on_epoch=epochs.append, should_stop=lambda: len(epochs) > 1, **PLAIN
-    )
+    with pytest.warns(UserWarning, match="no time for 2 of 3 frames: they are as they were"):
+        stopped = truvae.denoise(
+            noisy, on_epoch=epochs.append, should_stop=lambda: len(epochs) > 1, **PLAIN
+        )
     np.testing.assert_array_equal(stopped[1:], noisy[1:])
     assert (stopped[0] != noisy[0]).any()
 
@@ -212,7 +213,8 @@ def test_a_given_level_is_held_where_pixels_are_missing_too():
 
 def test_the_bound_is_that_of_all_patches_however_short_the_training():
     _, noisy = noisy_scene()
-    result = truvae.denoise(noisy, should_stop=lambda: True, return_result=True, **PLAIN)
+    with pytest.warns(UserWarning, match="no time to learn anything"):
+        result = truvae.denoise(noisy, should_stop=lambda: True, return_result=True, **PLAIN)
     # An untrained model knows the spread of the picture at best.
     size, spread = result.settings.patch_size**2, noisy.std()
     assert result.elbo < -size * np.log(spread)

@@ -187,14 +187,6 @@ def test_without_time_to_learn_a_picture_is_as_it_was(options, noise):
     assert np.array_equal(filled[np.isfinite(noisy)], noisy[np.isfinite(noisy)])
 
 
-def test_frames_that_there_is_no_time_for_are_as_they_were():
-    stack, seen = np.stack([noisy_scene(seed=seed)[1] for seed in range(3)]), []
-    options = SMALL | {"on_epoch": seen.append, "should_stop": lambda: len(seen) > 4}
-    with pytest.warns(UserWarning, match="no time for 2 of 3 frames"):
-        restored = truvae.denoise(stack, **options)
-    assert restored[0].std() < stack[0].std() and np.array_equal(restored[1:], stack[1:])
-
-
 @pytest.mark.parametrize("noise", ["gaussian", "poisson-gaussian"])
 def test_a_channel_without_noise_does_not_outweigh_the_others(noise):
     clean, rng = scene(), np.random.default_rng(0)
