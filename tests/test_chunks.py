@@ -54,3 +54,16 @@ def test_trees_differ_from_epoch_to_epoch(generator):
 @pytest.mark.parametrize("n", [1, 5])
 def test_fewer_points_than_a_group(n, generator):
     assert [len(g) for g in near_groups(torch.randn(n, 2), 128, generator)] == [n]
+
+
+def test_what_is_missing_does_not_part_neighbours(generator):
+    features = torch.randn(4096, 4, generator=generator)
+    features[0, 0], features[1:9] = torch.nan, torch.nan
+    groups = NearChunks(features, 64, 8)(generator)
+    within = [features[group].nan_to_num().var(0).sum() for chunk in groups for group in chunk]
+    assert torch.stack(within).mean() < 0.45 * 4
+
+
+def test_whole_numbers_are_coordinates(generator):
+    groups = near_groups(torch.arange(8)[:, None], 2, generator)
+    assert sorted(sorted(group.tolist()) for group in groups) == [[0, 1], [2, 3], [4, 5], [6, 7]]

@@ -23,9 +23,8 @@ from truvae import (
     load_model,
     save_model,
 )
-from truvae.moments import Statistics
 from truvae.noise import systems
-from truvae.training import e_step, fit, m_step
+from truvae.training import e_step, fit
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 KINDS = ["diagonal", "low-rank"]
@@ -326,15 +325,6 @@ def test_training_with_gaps_raises_the_bound(kind, shared):
     pool, _ = e_step(model, population, x, torch.arange(60), search, g)
     mean, variance = pool.signal()
     assert mean.isfinite().all() and (variance > 0).all()
-
-
-def test_a_rank_without_data_goes_along():
-    noise, _ = make("low-rank", 5)
-    model = Model(Bernoulli(torch.full((6,), 0.2).double()), MLP(6, (), 15).double(), noise)
-    population, x = make_population(model, 4, 3), make_x(5, n=4)
-    rows, statistics = torch.arange(0), Statistics(model)
-    m_step(model, None, population, x, rows, statistics, torch.Generator())
-    assert statistics.n_data == 0
 
 
 def test_it_is_saved_and_loaded(tmp_path):

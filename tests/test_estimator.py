@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import truvae
 from truvae import TVAE, InputError
-from truvae.noise import on_device
+from truvae.callbacks import progress_bar
+from truvae.noise import Gaussian, on_device
 
 SMALL = {"n_latents": 8, "hidden": (8,), "n_states": 8, "max_epochs": 3, "random_state": 0}
 # The states of all rows of a call are found together: near rows share theirs.
@@ -178,6 +180,9 @@ def test_a_decoder_of_ones_own_is_trained_and_left_as_it_was():
     ({"active": 0}, "active must be a number above 0, not 0"),
     ({"learning_rate": np.nan}, "learning_rate must be a number above 0, not nan"),
     ({"time_budget": -1}, "time_budget must be a number above 0, not -1"),
+    ({"search": truvae.Evolution(2, 2)}, "search must be a list of proposals"),
+    ({"noise": ["gaussian"]}, "no noise"),
+    ({"decoder": torch.nn.Linear(10, 12)}, r"does not take codes \(n, 64\)"),
     ({"noise": "laplace"}, "no noise 'laplace': choose one of gaussian"),
     ({"device": "tpu"}, "no device 'tpu'"),
 ])  # fmt: skip
@@ -191,8 +196,12 @@ def test_bad_data_are_told():
     x[:, 3] = np.nan
     with pytest.raises(InputError, match="feature 3 has no value"):
         TVAE(**SMALL).fit(x)
+    with pytest.raises(InputError, match="scale them to between 1e-30 and 1e"):
+        TVAE(**SMALL).fit(table()[0] * 1e160)
     with pytest.raises(NotFittedError):
         TVAE(**SMALL).sample()
+    with pytest.raises(InputError, match="n_samples must be a whole number of 1 or more"):
+        TVAE(**SMALL).fit(table()[0]).sample(-1)
 
 
 def test_callbacks_see_every_epoch_and_can_end_the_training():
@@ -411,3 +420,54 @@ def test_a_compiled_decoder_learns_what_the_plain_one_does():
         compiled = TVAE(**SMALL, decoder=torch.compile(decoder(), dynamic=True)).fit(x)
         assert compiled.score(x) == pytest.approx(plain.score(x), rel=1e-2)
     assert compiled.elbo_ == pytest.approx(plain.elbo_, rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+@pytest.mark.parametrize("n_latents", [8, 63, 64])
+def test_numbers_of_numpy_are_numbers(tmp_path, kind, n_latents):
+    x, _ = table(60)
+    options = SMALL | {"n_latents": kind(n_latents), "n_states": kind(8), "random_state": kind(3)}
+    est = TVAE(**options).fit(x)
+    assert est.encode(x).shape == (60, n_latents)
+    est.save(tmp_path / "model")
+    assert TVAE.load(tmp_path / "model").random_state == 3
+
+
+def test_noise_in_float64_and_frozen_decoders_are_as_good_as_others():
+    x, _ = table(60)
+    est = TVAE(noise=Gaussian(torch.tensor(x.var())), **SMALL).fit(x)
+    assert np.isfinite(est.score(x))
+    decoder = torch.nn.Linear(8, x.shape[1]).requires_grad_(False)
+    est = TVAE(decoder=decoder, **SMALL).fit(x)
+    assert torch.equal(est.model_.decoder.weight, decoder.weight) and est.n_epochs_ == 3
+
+
+def test_bounds_of_data_without_noise_are_those_in_float64():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 100))[rng.integers(4, size=200)]
+    est = TVAE(**SMALL | {"max_epochs": 60, "learning_rate": 0.01, "n_states": 16,
+                          "noise": "gaussian-per-feature"}).fit(x)  # fmt: skip
+    model, population = est.model_, est._inferred(x)[1].population
+    told = population.bound(slice(None)).double()
+    exact = deepcopy(model)
+    exact.decoder.double()
+    exact.prior.pi, exact.noise.sigma2 = exact.prior.pi.double(), exact.noise.sigma2.double()
+    data = est.scaling_.standardise(x, torch.device("cpu")).double()
+    bounds = [exact.log_joint(row[None], words).logsumexp(1)
+              for row, words in zip(data, population.words, strict=True)]  # fmt: skip
+    assert (told - torch.cat(bounds)).abs().max() < 1  # 22 with a floor of 1e-6
+
+
+def test_options_changed_after_the_training_change_nothing_that_was_learned():
+    x, _ = table(60)
+    est = TVAE(**SMALL).fit(x).set_params(n_latents=4)
+    assert est.transform(x).shape == est.encode(x).shape == (60, 8)
+    assert est.components_.shape == (8, x.shape[1])
+
+
+def test_a_progress_bar_shows_every_training(capfd):
+    x, _ = table(60)
+    est = TVAE(callbacks=[progress_bar()], **SMALL)
+    for _ in range(2):
+        est.fit(x)
+        assert "100%" in capfd.readouterr().err

@@ -207,6 +207,33 @@ def test_outputs_for_a_mean_say_that_mean(name):
     torch.testing.assert_close(noise.mean(noise.outputs_for(mean)[None])[0], mean)
 
 
+def test_a_rank_without_data_goes_along(name):
+    model = model_of(name)
+    statistics, population = Statistics(model), make_population(model, 4, 3)
+    m_step(model, None, population, data_of(model, 4), torch.arange(0), statistics,
+           torch.Generator())  # fmt: skip
+    assert statistics.n_data == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int16, torch.int64])
+def test_data_of_few_bits_are_numbers(name, dtype):
+    """Their squares would wrap around."""
+    model = model_of(name)
+    g = torch.Generator().manual_seed(0)
+    most = 2 if name == "bernoulli" or dtype == torch.bool else 200
+    x = torch.randint(most, (40, D), generator=g).to(dtype)
+    bounds = []
+    for data in (x, x.double()):
+        model, population = model_of(name), make_population(model, 40, 3)
+        g = torch.Generator().manual_seed(0)
+        epochs = fit(model, population, data, epochs=2, chunks=ShuffledChunks(40, 20),
+                     search=[Evolution(2, 2)], generator=g)  # fmt: skip
+        bounds.append([epoch.elbo for epoch in epochs])
+    assert bounds[0] == bounds[1]
+    words = population.words[0]
+    torch.testing.assert_close(model.log_joint(x, words), model.log_joint(x.double(), words))
+
+
 @pytest.mark.parametrize(
     ("noise", "x"), [(BernoulliNoise(), [[0.0, 1.5]]), (PoissonNoise(), [[-1.0, 2.0]])]
 )

@@ -137,7 +137,7 @@ def test_the_most_used_latent_comes_first(ax):
     plots.activity(np.array([0.01, 0.5, 0.2], np.float32), ax)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.5, 0.2, 0.01], rtol=1e-6)
     assert "0.71 of 3" in ax.get_title()
-    for bad in ([0.5, 1.5], [[0.5]], [np.nan]):
+    for bad in ([0.5, 1.5], [[0.5]], [np.nan], 0.5):
         with pytest.raises(InputError, match="pi"):
             plots.activity(bad)
 

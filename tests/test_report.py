@@ -321,3 +321,10 @@ def test_the_slider_and_the_zoom_work_in_a_browser(tmp_path, result):
     assert split == "25%" and width == 4 * 32 and rendering == "pixelated"
     assert float(dragged) == pytest.approx(50) and "Before" in label and "After" in label
     assert sizes == ["128x128 of 32", "128x128 of 32"]
+
+
+def test_colours_are_those_that_the_restoration_saw(tmp_path, isotropic):
+    colours = np.stack([EIGHT, 255 - EIGHT, EIGHT // 2], -1)
+    seen = replace(isotropic, restored=colours)
+    page = written(tmp_path, seen, colours)
+    np.testing.assert_array_equal(page.picture("after"), colours)

@@ -43,6 +43,7 @@ def progress_bar(**options: Any) -> Callback:
         bar.update(epoch.progress - bar.n)
         if epoch.progress >= 1:
             bar.close()
+            bars.clear()  # of the next model
 
     return show
 

@@ -231,6 +231,12 @@ def check_table(estimator: Any, X: npt.ArrayLike, reset: bool) -> Array:
     )
     if reset and (empty := np.isnan(table).all(0)).any():
         raise InputError(f"feature {int(empty.argmax())} has no value: all of them are missing")
+    known = table[np.isfinite(table)]
+    if known.size and (np.abs(known).max() > HUGE or 0 < np.ptp(known) < _TINY):
+        raise InputError(
+            f"the values of the table are beyond what can be squared: scale them to between "
+            f"{_TINY:g} and {HUGE:g}"
+        )
     return table
 
 

@@ -39,7 +39,8 @@ class NearChunks:
     Parameters
     ----------
     features
-        (N, K), coordinates in which nearness is measured (Euclidean).
+        (N, K), coordinates in which nearness is measured (Euclidean); what is missing, NaN, counts
+        as the mean of its coordinate.
     group
         Points in a group.
     per_chunk
@@ -49,6 +50,13 @@ class NearChunks:
     features: Tensor
     group: int = 256
     per_chunk: int = 8
+
+    def __post_init__(self) -> None:
+        """Fill in what is missing: heights that are not numbers would part no points."""
+        missing = self.features.isnan()
+        if missing.any():
+            means = self.features.nanmean(0).nan_to_num()
+            object.__setattr__(self, "features", torch.where(missing, means, self.features))
 
     def __call__(self, generator: torch.Generator) -> list[Chunk]:
         """Draw the chunks of one epoch."""
@@ -74,6 +82,7 @@ def near_groups(features: Tensor, size: int, generator: torch.Generator) -> list
     >>> sorted(sorted(group.tolist()) for group in groups)
     [[0, 1], [2, 3], [4, 5], [6, 7]]
     """
+    features = features if features.is_floating_point() else features.float()
     n, device = len(features), features.device
     depth = max(0, round(math.log2(n / size)))
     order = torch.randperm(n, generator=generator, device=device)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from numbers import Integral
 from os import PathLike
 from typing import Any
 
@@ -24,7 +25,7 @@ from truvae.noise import Noise
 from truvae.population import Population
 from truvae.proposals import Proposal
 from truvae.ranks import ALONE, Ranks
-from truvae.recipes import Recipe, check_positive
+from truvae.recipes import Recipe, check_positive, check_whole
 from truvae.saving import damage_told, epochs_from_json, epochs_to_json, load_model, save_model
 from truvae.scaling import Scaling
 from truvae.table_job import (
@@ -214,7 +215,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         X, found = self._inferred(X)
         population = found.population
         q = population.responsibilities(torch.arange(len(population.words)))
-        z = bits.unpack(population.words, self.n_latents, q.dtype)
+        z = bits.unpack(population.words, self.model_.n_latents, q.dtype)
         return _numpy(torch.einsum("ns,nsh->nh", q, z).clamp(max=1), X)
 
     def encode(self, X: npt.ArrayLike) -> npt.NDArray[np.uint8]:
@@ -222,7 +223,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         population = self._inferred(X)[1].population
         best = population.log_joint.argmax(1)
         words = population.words[torch.arange(len(best), device=best.device), best]
-        return bits.unpack(words, self.n_latents, torch.uint8).cpu().numpy()
+        return bits.unpack(words, self.model_.n_latents, torch.uint8).cpu().numpy()
 
     def inverse_transform(self, X: npt.ArrayLike) -> Array:
         """Return what data with these codes, or means of latents, (n_samples, H), are on average.
@@ -231,11 +232,11 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         """
         check_is_fitted(self)
         codes: Array = check_array(X, dtype=(np.float64, np.float32))
-        if codes.shape[1] != self.n_latents:
-            raise InputError(f"codes have {self.n_latents} latents, not {codes.shape[1]}")
-        pi = self.model_.prior.pi
+        n_latents, pi = self.model_.n_latents, self.model_.prior.pi
+        if codes.shape[1] != n_latents:
+            raise InputError(f"codes have {n_latents} latents, not {codes.shape[1]}")
         with torch.no_grad():
-            outputs = self.model_.decode_dense(torch.as_tensor(codes).to(pi))
+            outputs = self.model_.decode_dense(torch.tensor(codes).to(pi))
         return _numpy(self.scaling_.restore(self.model_.noise.mean(outputs)), codes)
 
     def reconstruct(self, X: npt.ArrayLike, looks: int = 2) -> Array:
@@ -277,6 +278,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> Array:
         """Draw data from the model: (n_samples, n_features), in units of the data."""
         check_is_fitted(self)
+        check_whole("n_samples", n_samples)
         seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
         generator = torch.Generator(self.model_.prior.pi.device).manual_seed(seed)
         _, x = self.model_.sample(n_samples, generator)
@@ -289,10 +291,11 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         the latter only the parameters are.
         """
         check_is_fitted(self)
+        state = self.random_state
         config = {
             "params": {name: getattr(self, name) for name in _SAVED} | {"hidden": [*self.hidden]},
             "noise": self.noise if isinstance(self.noise, str) else None,
-            "random_state": self.random_state if isinstance(self.random_state, int) else None,
+            "random_state": int(state) if isinstance(state, Integral) else None,
             "seed": self._seed,
             "history": epochs_to_json(self.history_),
             "n_features": self.n_features_in_,
@@ -366,7 +369,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
     @property
     def components_(self) -> Array:
         """(H, n_features), what data are on average if a single latent is active."""
-        return self.inverse_transform(np.eye(self.n_latents))
+        return self.inverse_transform(np.eye(self.model_.n_latents))
 
     @property
     def elbo_(self) -> float:

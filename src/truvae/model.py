@@ -122,7 +122,7 @@ class Model:
     def log_joint(self, x: Tensor, words: Tensor) -> Tensor:
         """Return log p(x_b, z_u) for every pair of data (B, D) and packed states (U, W): (B, U)."""
         outputs, log_prior = self.decode(words)
-        return self.noise.log_likelihood(x, outputs) + log_prior
+        return self.noise.log_likelihood(x.to(log_prior.dtype), outputs) + log_prior
 
     def log_likelihood(self, x: Tensor, rows: int = 256) -> Tensor:
         """Return log p(x_b) of data (B, D) by enumeration of all 2^H states, up to H = 16: (B,).

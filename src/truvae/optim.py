@@ -31,7 +31,7 @@ class OneCycle:
         """
         if progress < self.warm_up:
             return self.peak * (0.04 + 0.96 * _half_cosine(progress / self.warm_up))
-        down = (progress - self.warm_up) / (1 - self.warm_up)
+        down = (progress - self.warm_up) / max(1 - self.warm_up, 1e-9)
         return self.peak * max(_half_cosine(1 - down), 1e-4)
 
 

@@ -110,7 +110,7 @@ def write_page(
         before=_png(view.before),
         after=_png(view.after),
         players=_players(view.sounds),
-        notes=_notes([*view.notes, *record.get("notes", ())]),
+        notes=_notes([*view.notes, *(record.get("notes") or ())]),
         learned=_learned(drawings),
         rows=_rows(record),
     )

@@ -244,9 +244,10 @@ def activity(pi: npt.ArrayLike, ax: "Axes | None" = None) -> "Axes":
     >>> activity([0.1, 0.5, 0.2]).get_title()
     '0.80 of 3 latents active'
     """
-    values = np.sort(np.asarray(pi, float))[::-1]
+    values = np.asarray(pi, float)
     if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
         raise InputError("pi must hold one probability in [0, 1] for each latent")
+    values = np.sort(values)[::-1]
     if ax is None:
         ax = _new_axes(figsize=(6, 3))
     ax.plot(_ranks(values), values, marker=".")

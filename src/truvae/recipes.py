@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
+from operator import index
 from typing import Any
 
 import torch
@@ -92,6 +93,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check that there are as many states as asked for."""
+        for name in ("n_latents", "n_states"):  # NumPy's integers overflow
+            object.__setattr__(self, name, index(getattr(self, name)))
         if self.n_states > 2 ** min(self.n_latents, 64):
             raise InputError(
                 f"{self.n_latents} latents have only {2**self.n_latents} states, not "

@@ -59,7 +59,7 @@ def write_report(
     record
         Names and values for the table, as `truvae denoise --json` prints them; all are optional.
     channel_axis
-        The axis of colour channels, None for a grey picture.
+        The axis of colour channels, the last one by default if there are any.
 
     Raises
     ------
@@ -77,6 +77,8 @@ def write_report(
     path = Path(path)
     check_report(path)
     check_alike("picture", np.shape(before), result.restored.shape)
+    if channel_axis is None and len(result.spread) > 1 and result.restored.ndim > 2:
+        channel_axis = -1  # as `denoise` took it
     view = _view(result.restored, np.asarray(before), channel_axis)
     write_page(path, view, _drawings(result), record)
 

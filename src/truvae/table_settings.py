@@ -14,6 +14,9 @@ from truvae.proposals import GradientFlips, Neighbours, Proposal
 from truvae.recipes import Recipe, check_positive, check_whole
 
 NOISES = ("gaussian", "gaussian-per-feature", "bernoulli", "poisson")
+# Least variance of the noise of standardised data, for each of their features: log-likelihoods are
+# differences of sums of squares over it, which float32 then knows to some tenths of a nat.
+_FLOOR = 1e-6
 # Least number of steps of the optimiser in an epoch, if the batches need not be too small for that.
 _BATCHES = 32
 
@@ -39,6 +42,9 @@ def table_recipe(
     """
     if not isinstance(hidden, Iterable):
         raise InputError(f"hidden must be a list of whole numbers, not {hidden}")
+    if search is not None and not isinstance(search, Iterable):
+        raise InputError(f"search must be a list of proposals, not {search}")
+    hidden = tuple(hidden)
     whole = {"n_latents": n_latents, "n_states": n_states, "max_epochs": max_epochs}
     if batch_size is not None:
         whole["batch_size"] = batch_size
@@ -48,7 +54,7 @@ def table_recipe(
     check_positive("learning_rate", learning_rate)
     return Recipe(
         n_latents=n_latents,
-        hidden=tuple(hidden),
+        hidden=hidden,
         n_states=n_states,
         epochs=max_epochs,
         search=(GradientFlips(), Neighbours()) if search is None else tuple(search),
@@ -102,14 +108,15 @@ def _noise(noise: str | Noise, data: Tensor) -> Noise:
     """Return the noise model at the start of the training on standardised data."""
     if isinstance(noise, Noise):
         return on_device(noise, data.device)
-    variance = data[data.isfinite()].var(correction=0).clamp(min=1e-6)
+    floor = _FLOOR * data.shape[1]
+    variance = data[data.isfinite()].var(correction=0).clamp(min=floor)
     made: dict[str, Callable[[], Noise]] = {
-        "gaussian": lambda: Gaussian(variance),
-        "gaussian-per-feature": lambda: Gaussian(variance.repeat(data.shape[1])),
+        "gaussian": lambda: Gaussian(variance, floor=floor),
+        "gaussian-per-feature": lambda: Gaussian(variance.repeat(data.shape[1]), floor=floor),
         "bernoulli": BernoulliNoise,
         "poisson": PoissonNoise,
     }
-    if noise not in made:
+    if not isinstance(noise, str) or noise not in made:
         raise InputError(
             f"no noise {noise!r}: choose one of {', '.join(NOISES)}, or a truvae.Noise"
         )
@@ -125,9 +132,14 @@ def _set_bias(decoder: MLP, outputs: Tensor) -> None:
 
 def check_decoder(model: Model, data: Tensor) -> None:
     """Raise an `InputError` if a decoder and data (N, D) do not fit together."""
-    with torch.no_grad():
-        outputs = model.decode_dense(torch.zeros(2, model.n_latents).to(model.prior.pi))
-        means = model.noise.mean(outputs)
+    codes = torch.zeros(2, model.n_latents).to(model.prior.pi)
+    try:
+        with torch.no_grad():
+            means = model.noise.mean(model.decode_dense(codes))
+    except RuntimeError as error:
+        raise InputError(
+            f"the decoder does not take codes (n, {model.n_latents}) of {codes.dtype}: {error}"
+        ) from None
     if means.shape != (2, data.shape[1]):
         raise InputError(
             f"the decoder makes {means.shape[1]} values of a state, the data have "

@@ -258,7 +258,8 @@ def e_step(
     -------
     The pool of all states that were tried, and a mask (B, S) of the states that are new.
     """
-    pool = pool_for(search)(model, data[rows], population.words[rows], generator)
+    x = data[rows].to(model.prior.pi.dtype)  # whole numbers would wrap around
+    pool = pool_for(search)(model, x, population.words[rows], generator)
     for propose in search:
         propose(pool)
     log_joint, words, new = pool.best(population.words.shape[1])
@@ -291,7 +292,7 @@ def m_step(
     threshold = min(threshold, 0.5 / population.words.shape[1])
     rows = rows[torch.randperm(len(rows), generator=generator, device=generator.device)]
     massive = population.responsibilities(rows) > threshold
-    wholes = data[rows], population.words[rows], massive
+    wholes = data[rows].to(model.prior.pi.dtype), population.words[rows], massive
     parts = zip(*(whole.split(minibatch) for whole in wholes), strict=True)
     for x, words, mask in ranks.in_step([*parts], tuple(whole[:0] for whole in wholes)):
         point, state = mask.nonzero(as_tuple=True)
@@ -305,7 +306,7 @@ def m_step(
             log_joint = log_likelihood + log_prior
             q = torch.softmax(_only(log_joint, point, column), 1)
         expected = (q * log_likelihood).sum()
-        if optimizer is not None:
+        if optimizer is not None and expected.requires_grad:
             optimizer.zero_grad()
             (-expected / max(x.numel(), 1)).backward()
             ranks.mean_gradients_(model.parameters(), x.numel())

@@ -34,7 +34,7 @@ class BernoulliNoise(Noise):
             If data are not between 0 and 1.
         """
         x, known = _known(x)
-        if x.min() < 0 or x.max() > 1:
+        if ((x < 0) | (x > 1)).any():
             raise ValueError(
                 f"BernoulliNoise needs data between 0 and 1, not {x.min():g} to {x.max():g}"
             )
@@ -77,7 +77,7 @@ class PoissonNoise(Noise):
             If data are negative.
         """
         x, known = _known(x)
-        if x.min() < 0:
+        if (x < 0).any():
             raise ValueError(f"PoissonNoise needs counts of 0 or more, not {x.min():g}")
         return torch.cat([x, known, -torch.lgamma(x + 1).sum(1, keepdim=True)], 1)
 

@@ -58,10 +58,10 @@ class Gaussian(Noise):
         # |mu|^2 is needed entry by entry, but for complete data and one sigma2 as a whole.
         whole = self.sigma2.ndim == 0 and bool(observed.all())
         known = torch.ones_like(x[:, :1]) if whole else observed.to(x.dtype)
-        x = x.masked_fill(~observed, 0.0)
-        log_norm = math.log(2 * math.pi) + self.sigma2.log()
-        constant = (x * x / self.sigma2 + observed * log_norm).sum(1, keepdim=True) / -2
-        return torch.cat([x / self.sigma2, known / self.sigma2, constant], 1)
+        x, sigma2 = x.masked_fill(~observed, 0.0), self.sigma2.to(x.dtype)
+        log_norm = math.log(2 * math.pi) + sigma2.log()
+        constant = (x * x / sigma2 + observed * log_norm).sum(1, keepdim=True) / -2
+        return torch.cat([x / sigma2, known / sigma2, constant], 1)
 
     def state_terms(self, outputs: Tensor, n_terms: int) -> Tensor:
         """Return what decoded states, means (U, D), bring to log-likelihoods: (U, n_terms)."""
@@ -217,9 +217,9 @@ class CorrelatedGaussian(Noise):
 def _squared_errors(x: Tensor, q: Tensor, means: Tensor) -> Tensor:
     """Return the sums over data (B, D), NaN where missing, of E_q[(x - mu)^2]: (D,)."""
     observed = x.isfinite()
-    x = x.masked_fill(~observed, 0.0)
+    x = x.masked_fill(~observed, 0.0).double()
     spread = q @ means.square() * observed
-    return (x.square() - 2 * x * (q @ means) + spread).double().sum(0)
+    return (x.square() - 2 * x * (q @ means) + spread).sum(0)
 
 
 __all__ = ["CorrelatedGaussian", "Gaussian"]
