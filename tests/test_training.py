@@ -286,6 +286,44 @@ def test_a_fault_in_a_step_beside_comes_to_light(give_threads):
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_where_memory_runs_out_half_of_the_points_go_at_a_time(shared):
+    """As on a GPU: here a proposal says so, and only a few points fit."""
+    tried, model = [], make_model(dtype=torch.float32)
+
+    def greedy(pool):
+        tried.append(len(pool.current))
+        if len(pool.current) > 6:
+            raise torch.OutOfMemoryError
+
+    greedy.shares = shared
+    search = [Neighbours() if shared else Evolution(2, 2), greedy]
+    x, population = make_data(model, 60), make_population(model, 60, 4)
+    g, chunks = torch.Generator().manual_seed(0), ShuffledChunks(60, 20)
+    before = population.words.clone()
+    (epoch,) = fit(model, population, x, epochs=1, chunks=chunks, search=search, generator=g)
+    assert epoch.substitutions > 0 and math.isfinite(epoch.elbo)
+    assert (population.words != before).any((1, 2)).sum() > 30
+    parts = [*posterior(model, population, x, chunks, search, g)]
+    assert torch.cat([part.rows for part in parts]).sort().values.equal(torch.arange(60))
+    # Without proposals the moments are those of the states of each point, in whatever parts.
+    all_at_once = [[torch.arange(60)]]
+    greedy.shares = False
+    (whole,), (halves,) = (
+        posterior(model, population, x, lambda g: all_at_once, search, g)
+        for search in ([], [greedy])
+    )
+    torch.testing.assert_close(halves.mean, whole.mean)
+    torch.testing.assert_close(halves.variance, whole.variance)
+    assert max(tried) == 60 and min(tried) <= 6
+
+    def impossible(pool):
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        [*posterior(model, population, x, chunks, [impossible], g)]
+
+
 def test_posterior_moments_are_those_of_all_offered_states():
     """Without proposals these are the states that each data point has."""
     model, x, population, _ = trained(epochs=2)

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from truvae.population import Pool, Population, SharedPool
 from truvae.proposals import Proposal, pool_for
 from truvae.ranks import ALONE, Ranks, fork
 from truvae.threads import at_a_time, helpers
+
+R = TypeVar("R")
 
 # Groups whose moments are found side by side.
 _AHEAD = 32
@@ -238,9 +240,26 @@ def _improve(
 ) -> _Gain:
     """Take the E-step of a group, with a generator of its own."""
     start, (rows, generator) = time.perf_counter(), group
-    _, new = e_step(model, population, data, rows, search, generator)
-    bound, substitutions = float(population.bound(rows).sum()), int(new.sum())
+
+    def improve(some: Tensor) -> int:
+        return int(e_step(model, population, data, some, search, generator)[1].sum())
+
+    substitutions = sum(_in_memory(improve, rows))
+    bound = float(population.bound(rows).sum())
     return _Gain(len(rows), bound, substitutions, time.perf_counter() - start)
+
+
+def _in_memory(work: Callable[[Tensor], R], rows: Tensor) -> list[R]:
+    """Do work on data points, half of them at a time, and so on, where a GPU's memory runs out;
+    return what came of each part.
+    """
+    try:
+        return [work(rows)]
+    except torch.OutOfMemoryError:
+        if len(rows) == 1:
+            raise
+    torch.cuda.empty_cache()  # not while the error holds what the attempt left
+    return [part for half in rows.chunk(2) for part in _in_memory(work, half)]
 
 
 @torch.no_grad()
@@ -346,8 +365,12 @@ def _moments(
 ) -> Posterior:
     """Return the moments of a group, with a generator of its own."""
     rows, generator = group
-    pool, _ = e_step(model, population, data, rows, search, generator)
-    return Posterior(rows, *pool.signal())
+
+    def moments(some: Tensor) -> tuple[Tensor, Tensor]:
+        return e_step(model, population, data, some, search, generator)[0].signal()
+
+    parts = _in_memory(moments, rows)
+    return Posterior(rows, *map(torch.cat, zip(*parts, strict=True)))
 
 
 def _check_complete(data: Data) -> None:
