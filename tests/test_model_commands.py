@@ -177,6 +177,8 @@ def test_a_first_line_with_numbers_is_no_line_of_names(tmp_path):
     (tmp_path / "t.csv").write_text("5.1,-,1.4\n4.9,3.0,1.4\n")
     with pytest.raises(InputError, match="row 1, column 2 is no number: '-'"):
         read_table(str(tmp_path / "t.csv"))
+    (tmp_path / "t.csv").write_text("id,2019,2020\n1,4.9,3.0\n")
+    np.testing.assert_array_equal(read_table(str(tmp_path / "t.csv")), [[1, 4.9, 3]])
 
 
 def test_a_table_is_not_written_over_itself(fitted):

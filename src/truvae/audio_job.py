@@ -49,11 +49,13 @@ def restore_sound(
     )
     fitting = clock.without(looking).span(0, _FITTING)
     runs: list[Run] = []
-    while len(runs) < plan.runs and not (runs and (clock.should_stop() or fitting.left() <= 0)):
+    while len(runs) < plan.runs and not (runs and _is_over(runs[-1], fitting)):
         part = fitting.part(len(runs), plan.runs)
         name = f"model-{len(runs) + 1}"
         runs.append(fit_model(material, plan.models[0], part, on_epoch, checkpoint, name))
         runs[-1].finish()
+    if runs[-1].epochs == 0 and len(runs) > 1:
+        runs.pop()
     first = torch.stack([run.merged[0, 0] for run in runs]).mean(0)
     if runs[0].epochs == 0:  # its estimate knows nothing
         first = material.seen[0, 0].double()
@@ -66,6 +68,11 @@ def restore_sound(
     final = checkpoint.once("final", rest, look)
     clock.on_progress(1)
     return Restored(final.tensors["estimate"], runs, **final.values)
+
+
+def _is_over(last: Run, clock: Clock) -> bool:
+    """Say whether there is no time for a model after the last one."""
+    return last.epochs == 0 or clock.should_stop() or clock.left() <= 0
 
 
 def look_again(

@@ -36,6 +36,8 @@ def progress_bar(**options: Any) -> Callback:
     bars: list[Any] = []
 
     def show(epoch: Epoch) -> None:
+        if epoch.index == 0 and bars:  # of the training before
+            bars.pop().close()
         if not bars:  # not before the work has begun, so that bad input is told in one line
             bars.append(tqdm(**({"total": 1.0, "bar_format": shape} | options)))
         bar = bars[0]
@@ -43,7 +45,6 @@ def progress_bar(**options: Any) -> Callback:
         bar.update(epoch.progress - bar.n)
         if epoch.progress >= 1:
             bar.close()
-            bars.clear()  # of the next model
 
     return show
 

@@ -231,8 +231,8 @@ def check_table(estimator: Any, X: npt.ArrayLike, reset: bool) -> Array:
     )
     if reset and (empty := np.isnan(table).all(0)).any():
         raise InputError(f"feature {int(empty.argmax())} has no value: all of them are missing")
-    known = table[np.isfinite(table)]
-    if known.size and (np.abs(known).max() > HUGE or 0 < np.ptp(known) < _TINY):
+    low, high = np.nanmin(table, initial=np.inf), np.nanmax(table, initial=-np.inf)
+    if low <= high and (max(-low, high) > HUGE or 0 < high - low < _TINY):
         raise InputError(
             f"the values of the table are beyond what can be squared: scale them to between "
             f"{_TINY:g} and {HUGE:g}"

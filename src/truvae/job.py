@@ -177,9 +177,10 @@ class Job:
 
     def _is_enough(self, runs: Sequence[Run], clock: Clock) -> bool:
         """Say whether no more models are planned, or there is no time for one like the last."""
-        if runs[-1].settings.covariance == "dct" or len(runs) >= self.plan.runs:
+        last = runs[-1]
+        if last.epochs == 0 or last.settings.covariance == "dct" or len(runs) >= self.plan.runs:
             return True
-        return clock.should_stop() or clock.left() < runs[-1].seconds / 2
+        return clock.should_stop() or clock.left() < last.seconds / 2
 
     def _go_on_with(self, estimate: Tensor) -> None:
         """Let an estimate of incomplete frames say which patches are near. If they are noisy and

@@ -64,7 +64,7 @@ def _sound(patches: Patches) -> Patches:
 def _of_least_axes(patches: Patches) -> float:
     """Return the variance of the noise along the axes that the signal does not reach."""
     _, variances, _ = principal_axes(patches)
-    for n in range(len(variances), 0, -1):
+    for n in range(len(variances), min(1, len(variances) - 1), -1):
         if variances[:n].mean() <= variances[:n].median():
             break
     return float(variances[:n].mean())

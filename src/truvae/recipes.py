@@ -92,7 +92,7 @@ class Recipe:
     """Makes the non-linearity of the outputs, if there is one."""
 
     def __post_init__(self) -> None:
-        """Check that there are as many states as asked for."""
+        """Take NumPy's integers as Python's; check that there are as many states as asked for."""
         for name in ("n_latents", "n_states"):  # NumPy's integers overflow
             object.__setattr__(self, name, index(getattr(self, name)))
         if self.n_states > 2 ** min(self.n_latents, 64):

@@ -168,7 +168,8 @@ def denoise(
         pixels, binary latents, units of each hidden layer of the decoder, variational states of
         each patch, passes through the patches (of one model of each kind).
     time_budget
-        Seconds that the call may take; training is shortened to keep it.
+        Seconds that the call may take; training is shortened to keep it, and frames of a stack that
+        it does not reach stay as they are.
     memory_limit
         GB (of 2^30 bytes) that the process may take; half of the memory of the machine if not
         given. With little, models of large pictures are trained on fewer patches.
@@ -240,7 +241,8 @@ def denoise(
     parts = [frames] if stack == "shared" else np.split(frames, len(frames))
     results: list[Result] = []
     for index, part in enumerate(parts):
-        if results and (clock.should_stop() or clock.left() <= 0):
+        over = clock.left() <= 0 and not resume  # what was saved is there at once
+        if results and (over or clock.should_stop()):
             left = parts[index:]
             warnings.warn(
                 f"there was no time for {len(left)} of {len(parts)} frames: they are as they were",
@@ -385,9 +387,14 @@ def _restored(
     done = job.run(clock, on_epoch)
     if done.epochs > 0:
         return _result(done, frames, constant, units)
-    warnings.warn("there was no time to learn anything: the picture is as it was", stacklevel=3)
+    warnings.warn(
+        "there was no time to learn anything: the picture is as it was, but for its gaps",
+        stacklevel=3,
+    )
     source = "estimated" if wishes.sigma is None else "given"
-    done = replace(done, sigma=told, sigma_source=source)
+    done = replace(
+        done, sigma=told, sigma_source=source, looks=0, look_sizes=(), held_out_rmse=None
+    )
     return _as_it_is(frames, _result(done, frames, constant, units))
 
 
@@ -425,7 +432,7 @@ def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:
 
 
 def _as_it_is(frames: Array, first: Result) -> Result:
-    """Return frames that are not restored any more, without gaps, beside the first that was."""
+    """Return frames as they are, but without gaps, with all else as told of the first one."""
     filled = [nearest_known(torch.as_tensor(frame)).numpy() for frame in frames]
     return replace(first, restored=np.stack(filled), history=[])
 

@@ -16,7 +16,7 @@ from truvae.recipes import Recipe, check_positive, check_whole
 NOISES = ("gaussian", "gaussian-per-feature", "bernoulli", "poisson")
 # Least variance of the noise of standardised data, for each of their features: log-likelihoods are
 # differences of sums of squares over it, which float32 then knows to some tenths of a nat.
-_FLOOR = 1e-6
+_FLOOR, _HIGHEST_FLOOR = 1e-6, 1e-2
 # Least number of steps of the optimiser in an epoch, if the batches need not be too small for that.
 _BATCHES = 32
 
@@ -108,7 +108,7 @@ def _noise(noise: str | Noise, data: Tensor) -> Noise:
     """Return the noise model at the start of the training on standardised data."""
     if isinstance(noise, Noise):
         return on_device(noise, data.device)
-    floor = _FLOOR * data.shape[1]
+    floor = min(_FLOOR * data.shape[1], _HIGHEST_FLOOR)
     variance = data[data.isfinite()].var(correction=0).clamp(min=floor)
     made: dict[str, Callable[[], Noise]] = {
         "gaussian": lambda: Gaussian(variance, floor=floor),

@@ -121,9 +121,12 @@ def _number(cell: str) -> float:
 
 
 def _are_names(cells: list[str]) -> bool:
-    """Say whether a first line is of names: with a number in it, it is one of values."""
+    """Say whether a first line is of names, some of which may be whole numbers, as of years."""
+    names = [cell for cell in cells if not _is_number(cell)]
     numbers = [_number(cell) for cell in cells if _is_number(cell)]
-    return len(numbers) < len(cells) and all(math.isnan(number) for number in numbers)
+    return any(map(str.isidentifier, "".join(names))) and all(
+        math.isnan(number) or number.is_integer() for number in numbers
+    )
 
 
 def _is_number(cell: str) -> bool:

@@ -256,7 +256,7 @@ def _in_memory(work: Callable[[Tensor], R], rows: Tensor) -> list[R]:
     try:
         return [work(rows)]
     except torch.OutOfMemoryError:
-        if len(rows) == 1:
+        if len(rows) <= 1:
             raise
     torch.cuda.empty_cache()  # not while the error holds what the attempt left
     return [part for half in rows.chunk(2) for part in _in_memory(work, half)]

@@ -76,7 +76,7 @@ class Wishes:
 
     def units(self, frames: Array) -> tuple[Units, Array]:
         """Return the units of frames, which know noise that depends on the signal, and the level of
-        noise of each channel, (K,).
+        noise to reckon with in each channel, (K,).
         """
         noise = self._stabilisers(frames)
         units = Units.of(frames, noise)

@@ -217,9 +217,9 @@ class CorrelatedGaussian(Noise):
 def _squared_errors(x: Tensor, q: Tensor, means: Tensor) -> Tensor:
     """Return the sums over data (B, D), NaN where missing, of E_q[(x - mu)^2]: (D,)."""
     observed = x.isfinite()
-    x = x.masked_fill(~observed, 0.0).double()
+    x = x.masked_fill(~observed, 0.0)
     spread = q @ means.square() * observed
-    return (x.square() - 2 * x * (q @ means) + spread).sum(0)
+    return (x.square() - 2 * x * (q @ means) + spread).double().sum(0)
 
 
 __all__ = ["CorrelatedGaussian", "Gaussian"]
