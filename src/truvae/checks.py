@@ -101,10 +101,13 @@ def check_frames(frames: Array, together: bool) -> None:
             f"the picture is constant{where} (all known pixels are {low[f, 0]:g}): there is "
             "nothing to learn from"
         )
-    spread, largest = (high - low).max(), max(abs(low.min()), abs(high.max()))
-    if spread < _TINY or largest > HUGE:
+    _check_sizes("picture", (high - low).max(), max(-low.min(), high.max()))
+
+
+def _check_sizes(what: str, spread: float, largest: float) -> None:
+    if 0 < spread < _TINY or largest > HUGE:
         raise InputError(
-            f"the values of the picture lie within {spread:g} of each other and reach "
+            f"the values of the {what} lie within {spread:g} of each other and reach "
             f"{largest:g}: scale them to between {_TINY:g} and {HUGE:g}"
         )
 
@@ -232,11 +235,7 @@ def check_table(estimator: Any, X: npt.ArrayLike, reset: bool) -> Array:
     if reset and (empty := np.isnan(table).all(0)).any():
         raise InputError(f"feature {int(empty.argmax())} has no value: all of them are missing")
     low, high = np.nanmin(table, initial=np.inf), np.nanmax(table, initial=-np.inf)
-    if low <= high and (max(-low, high) > HUGE or 0 < high - low < _TINY):
-        raise InputError(
-            f"the values of the table are beyond what can be squared: scale them to between "
-            f"{_TINY:g} and {HUGE:g}"
-        )
+    _check_sizes("table", high - low, max(-low, high))
     return table
 
 
