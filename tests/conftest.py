@@ -2,13 +2,14 @@
 
 import os
 import signal
-from itertools import product
+from itertools import count, product
 
 import pytest
 import torch
 from hypothesis import settings
 
 from truvae import MLP, Bernoulli, Gaussian, Model, Population
+from truvae.clock import Stopwatch
 
 collect_ignore = ["fuzz_readers.py"]  # needs atheris
 # Models of this size do not gain from threads, and on a busy machine they lose much.
@@ -30,6 +31,13 @@ def dtype(request):
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """By the watch, every look at it takes a thousand seconds: no work is long beside that."""
+    seconds = count(step=1000.0)
+    monkeypatch.setattr(Stopwatch, "__call__", lambda watch: next(seconds) + watch.before)
 
 
 def all_states(n_latents):

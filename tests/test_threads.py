@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from truvae.threads import at_a_time, helpers
+from truvae.threads import at_a_time, helpers, side_by_side
 
 CPU = torch.device("cpu")
 
@@ -33,6 +33,7 @@ def test_work_comes_back_in_order_and_leaves_the_threads_as_they_were(threads):
     workers = {ident for ident, _ in seen}
     assert len(workers) <= min(threads, 4) and (threads == 1 or len(workers) > 1)
     assert all(len(workers) * n <= threads for _, n in seen)
+    assert [*side_by_side(work, iter(range(70)), CPU)] == [*range(70)]
     with pytest.raises(ZeroDivisionError), helpers(CPU) as start:
         [*start(lambda n: 1 / n, [1, 2, 0, 3])]
     assert torch.get_num_threads() == threads

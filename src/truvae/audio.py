@@ -48,7 +48,7 @@ class AudioResult:
     """The same for each channel."""
     elbo: float | None
     """Mean over the windows of the lower bound F_n in nats (Eq. 5), by `model`; None if no model
-    was needed."""
+    was needed, or there was no time to learn anything."""
     history: list[Epoch]
     """One record for each epoch, run after run."""
     model: Model | None
@@ -352,7 +352,7 @@ def _denoised(
         sigma=rms(levels),
         sigma_source="learned" if learned else filled.sigma_source,
         sigma_channels=tuple(levels.tolist()),
-        elbo=units.bound(first.bound, first.entries),
+        elbo=units.bound(first.bound, first.entries) if first.epochs else None,
         history=history,
         model=first.model,
         offset=units.offset,
@@ -434,7 +434,7 @@ def _joined(results: Sequence[AudioResult], like: Array) -> AudioResult:
         restored=to_dtype(restored, like.dtype),
         sigma=rms(levels),
         sigma_channels=levels,
-        elbo=float(np.mean(bounds)),
+        elbo=float(np.mean(bounds)) if bounds else None,
         history=[epoch for result in results for epoch in result.history],
         covariances=[kind for result in results for kind in result.covariances],
         n_data=sum(result.n_data for result in results),

@@ -57,8 +57,6 @@ def restore_sound(
     if runs[-1].epochs == 0 and len(runs) > 1:
         runs.pop()
     first = torch.stack([run.merged[0, 0] for run in runs]).mean(0)
-    if runs[0].epochs == 0:  # its estimate knows nothing
-        first = material.seen[0, 0].double()
     rest = clock.span(_FITTING, 1)
 
     def look() -> State:

@@ -105,12 +105,12 @@ class Material:
         self.seen, self.known, self.generator, self.ranks = seen, known, generator, ranks
         self.noise = min(max(noise, _LEAST_NOISE), _MOST_NOISE)
         gaps = bool(seen.isnan().any())
-        self._pilot = torch.stack([nearest_known(frame) for frame in seen]) if gaps else seen
+        self.pilot = torch.stack([nearest_known(frame) for frame in seen]) if gaps else seen
         self._samples: dict[tuple[Sides, int], _Sample] = {}
 
     def look_for_neighbours_in(self, estimate: Tensor) -> None:
         """Let an estimate say from now on which patches are near: it knows all their entries."""
-        self._pilot = estimate.to(self.seen)
+        self.pilot = estimate.to(self.seen)
         self._samples.clear()
 
     def sample(self, settings: Settings) -> "_Sample":
@@ -126,7 +126,7 @@ class Material:
             if n_trained < n:
                 order = torch.randperm(n, generator=self.generator, device=self.seen.device)
                 drawn = order[:n_trained].clone() if places is None else places[order[:n_trained]]
-            sample = _Sample(self.seen, self._pilot, sides, drawn, n_trained == n)
+            sample = _Sample(self.seen, self.pilot, sides, drawn, n_trained == n)
             self._samples[sides, n_trained] = sample
         return self._samples[sides, n_trained]
 
@@ -205,7 +205,9 @@ def fit_model(
         epochs.append(epoch)
         save(state.tensors)
         on_epoch(epoch)
-    if sample.whole:
+    if not epochs:  # a model that learned nothing has nothing to say
+        estimate = partial(_as_it_is, (material.pilot.double(), math.nan))
+    elif sample.whole:
         # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
         search = settings.search if settings.shares else ()
         found = _estimate(state, patches, chunks, settings, search)

@@ -35,6 +35,8 @@ _FEW, _NOISY = 0.2, 0.1
 _FITTING = 0.9
 # Share of the epochs, and of the looking in the progress, of the model that tries courses of looks.
 _TRIAL_EPOCHS, _TRIAL = 0.5, 0.8
+# Share of an estimate from which on nobody needs to know that there is some of the picture in it.
+_SURE = 0.99
 # Side of the patches that fill holes.
 _HOLE_PATCH = 8
 
@@ -48,7 +50,8 @@ class Done:
     sigma: float
     """In standardised units."""
     sigma_source: str
-    elbo: float
+    elbo: float | None
+    """None where nothing was learned."""
     history: list[Epoch]
     model: Model
     settings: Settings
@@ -137,12 +140,14 @@ class Job:
         estimate, trust = self._combine(runs)
         final = self._finish(estimate, runs, clock.span(fitting, 1))
         main = self._main(runs)
+        short = main.epochs < main.settings.epochs
+        best = self._weighed(final.estimate) if short else final.estimate
         clock.on_progress(1)
         return Done(
-            restored=self.units.restore(self._without_holes(final.estimate)),
+            restored=self.units.restore(self._without_holes(best)),
             sigma=final.sigma,
             sigma_source=final.source,
-            elbo=self.units.bound(main.bound, main.entries),
+            elbo=self.units.bound(main.bound, main.entries) if main.epochs else None,
             history=self.history,
             model=main.model,
             settings=main.settings,
@@ -301,6 +306,24 @@ class Job:
         """Return the rms error of estimates at the hidden pixels of all frames."""
         pairs = zip(self.hidden, estimates, strict=True)
         return _rms([hidden.rmse(frame) for hidden, frame in pairs])
+
+    def _weighed(self, estimates: Tensor) -> Tensor:
+        """Return the average of frames and estimates of them that has the least squared error, if
+        they err independently: the frames by their noise, and by both the difference.
+
+        It matters where training was cut so short that estimates say little.
+        """
+        difference = (estimates - self.images).nan_to_num_()
+        n_known = self.images.isfinite().sum().clamp(min=1)
+        square = float(difference.square().sum() / n_known)
+        share = min(1.0, self.told**2 / max(square, 1e-30))
+        if share < _SURE:
+            warnings.warn(
+                f"there was little time to learn: {1 - share:.0%} of the picture as it was is in "
+                "the estimate",
+                stacklevel=2,
+            )
+        return estimates - (1 - share) * difference
 
     def _without_holes(self, estimates: Tensor) -> Tensor:
         """Fill holes that are wider than a patch from the outside in."""

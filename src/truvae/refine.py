@@ -16,6 +16,7 @@ from torch import Tensor
 from truvae.chunks import near_groups
 from truvae.patches import Patches, every, merge, merge_moments
 from truvae.ranks import ALONE, Ranks
+from truvae.threads import side_by_side
 from truvae.training import Posterior
 
 # References lie on every third row and column (every second one costs twice the time and gains less
@@ -91,10 +92,14 @@ def refine(
     complete = bool(noisy.isfinite().all())
     posterior_of = _complete if complete else _incomplete
     tiles = _tiles(pilot.grid, min(_STRIDE if complete else _DENSE, size), reach, noisy.device)
-    posteriors = (
-        posterior_of(data, pilot, _nearest(pilot, references, near, n_near), sigma**2, spare**2)
-        for references, near in ranks.mine(tiles)
-    )
+
+    @torch.no_grad()
+    def look(tile: tuple[Tensor, Tensor]) -> Posterior:
+        near = _nearest(pilot, *tile, n_near)
+        return posterior_of(data, pilot, near, sigma**2, spare**2)
+
+    # Threads inside of these small steps do not speed them up.
+    posteriors = side_by_side(look, ranks.mine(tiles), noisy.device)
     return merge(data, posteriors, _DOUBT * sigma**2, ranks)
 
 
@@ -136,13 +141,14 @@ def refine_recording(
     reach, last = round(_REACH * sample_rate), len(data)
     references = data.lattice(max(1, round(_STEP * length)))
 
-    def posteriors() -> Iterator[Posterior]:
-        for some in references.split(_TOGETHER):
-            first, end = max(0, int(some[0]) - reach), min(last, int(some[-1]) + reach + 1)
-            around = torch.arange(first, end, device=noisy.device)
-            yield _complete(data, pilot, _nearest(pilot, some, around, _NEAR), sigma**2, 0.0)
+    @torch.no_grad()
+    def look(some: Tensor) -> Posterior:
+        first, end = max(0, int(some[0]) - reach), min(last, int(some[-1]) + reach + 1)
+        around = torch.arange(first, end, device=noisy.device)
+        return _complete(data, pilot, _nearest(pilot, some, around, _NEAR), sigma**2, 0.0)
 
-    mean, variance = merge_moments(data, posteriors(), _DOUBT * sigma**2)
+    posteriors = side_by_side(look, references.split(_TOGETHER), noisy.device)
+    mean, variance = merge_moments(data, posteriors, _DOUBT * sigma**2)
     return mean[0], variance[0]
 
 

@@ -56,9 +56,9 @@ class Result:
     """The same for each channel."""
     noise: tuple[PoissonGaussian, ...] | None
     """Gain and variance of the noise of each channel if it depends on the signal."""
-    elbo: float
+    elbo: float | None
     """Mean over the patches of the lower bound F_n in nats (Eq. 5), by `model`, or by what became
-    of it in each tile of a large picture."""
+    of it in each tile of a large picture; None where there was no time to learn anything."""
     held_out_rmse: float | None
     """Root mean squared error at known pixels that were hidden from the models and predicted (it
     holds their noise); None where no pixel is missing, as then none is hidden."""
@@ -445,6 +445,7 @@ def _joined(results: list[Result], array: Array, channel_axis: int | None) -> Re
     else:
         moved = np.moveaxis(np.empty(array.shape, np.uint8), channel_axis, -1).shape
         restored = np.moveaxis(restored.reshape(moved), -1, channel_axis)
+    bounds = [result.elbo for result in results if result.elbo is not None]
     held_out = [result.held_out_rmse for result in results if result.held_out_rmse is not None]
     sigmas = np.sqrt(np.mean([np.square(result.sigma_channels) for result in results], 0))
     return replace(
@@ -452,7 +453,7 @@ def _joined(results: list[Result], array: Array, channel_axis: int | None) -> Re
         restored=to_dtype(restored, array.dtype),
         sigma=rms([result.sigma for result in results]),
         sigma_channels=tuple(sigmas.tolist()),
-        elbo=float(np.mean([result.elbo for result in results])),
+        elbo=float(np.mean(bounds)) if bounds else None,
         held_out_rmse=rms(held_out) if held_out else None,
         history=[epoch for result in results for epoch in result.history],
         n_data=sum(result.n_data for result in results),

@@ -21,12 +21,9 @@ from truvae.optim import Adam, OneCycle
 from truvae.population import Pool, Population, SharedPool
 from truvae.proposals import Proposal, pool_for
 from truvae.ranks import ALONE, Ranks, fork
-from truvae.threads import at_a_time, helpers
+from truvae.threads import at_a_time, helpers, side_by_side
 
 R = TypeVar("R")
-
-# Groups whose moments are found side by side.
-_AHEAD = 32
 
 
 class Data(Protocol):
@@ -346,13 +343,13 @@ def posterior(
 
     All states that are offered to a data point take part, not only the S that it keeps.
     """
-    groups = [rows for chunk in chunks(generator) for rows in chunk]
-    # States of one's own take much memory to decode: of these one group at a time.
-    shares = pool_for(search) is SharedPool
-    with helpers(generator.device) if shares else nullcontext(map) as begin:
-        for first in range(0, len(groups), _AHEAD):  # so that few moments wait to be taken
-            some = [(rows, fork(generator)) for rows in groups[first : first + _AHEAD]]
-            yield from begin(partial(_moments, model, population, data, search), some)
+    rows_of_groups = [rows for chunk in chunks(generator) for rows in chunk]
+    groups = ((rows, fork(generator)) for rows in rows_of_groups)
+    moments = partial(_moments, model, population, data, search)
+    if pool_for(search) is SharedPool:
+        yield from side_by_side(moments, groups, generator.device)
+    else:  # states of one's own take much memory to decode: of these one group at a time
+        yield from map(moments, groups)
 
 
 @torch.no_grad()
