@@ -2,7 +2,8 @@
 
 The work is counted as if every pair of data point and state went through the decoder by itself,
 before any state is found twice. Then time whole epochs of the default models: on one thread, with
-more of them inside each operation, and with E-steps and M-steps beside each other.
+more of them inside each operation, and with E-steps and M-steps beside each other; and looks at the
+picture with one thread and with more.
 """
 
 import argparse
@@ -20,12 +21,15 @@ from truvae.noise import DiagonalGaussian, Noise
 from truvae.optim import Adam
 from truvae.patches import Features, Patches, cosine_basis
 from truvae.population import Population
+from truvae.refine import refine
 from truvae.settings import Settings, choose
 from truvae.training import e_step, fit, m_step
 
 # Patch size, latents, hidden units, states.
 SIZES = [(8, 64, (64,), 200), (8, 256, (256,), 64), (12, 512, (512,), 64), (8, 128, (1024,), 16)]
 CHILDREN = 16
+# Patch sizes of looks.
+LOOKS = (6, 8, 10)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +61,31 @@ def run(options: argparse.Namespace) -> None:
     )
     rows = [epochs(settings, threads, options.seed) for settings in default_models()]
     publish("engine, epochs", f"{text}\n\n{table(header, rows)}")
+    header = ["patch size", "one thread s", f"{threads} beside each other s", "ratio"]
+    text = (
+        "A look (`refine`) at scikit-image's camera (256 x 256, sigma 25), given it with noise of "
+        f"6: medians. Seed {options.seed}. {machine()}."
+    )
+    rows = [looks(size, threads, options) for size in LOOKS]
+    publish("engine, looks", f"{text}\n\n{table(header, rows)}")
+
+
+def looks(size: int, threads: int, options: argparse.Namespace) -> list[str]:
+    """Time a look at patches of one size with one thread and with more."""
+    g = torch.Generator().manual_seed(options.seed)
+    noisy = torch.as_tensor(noisy_picture(options.seed), dtype=torch.float32)
+    clean = torch.as_tensor(part_of_camera(), dtype=torch.float32)
+    estimate = clean + 6 * torch.randn(clean.shape, generator=g)
+    medians = []
+    for n in (1, threads):
+        torch.set_num_threads(n)
+        seconds = []
+        for _ in range(1 + options.repeats):
+            start = time.perf_counter()
+            refine(noisy, estimate, 25.0, size)
+            seconds.append(time.perf_counter() - start)
+        medians.append(statistics.median(seconds[1:]))
+    return [str(size), *(f"{s:.2f}" for s in medians), f"{medians[0] / medians[1]:.2f}"]
 
 
 def default_models() -> tuple[Settings, ...]:
@@ -163,8 +192,13 @@ def noisy_patches(size: int, seed: int) -> Patches:
 
 def noisy_picture(seed: int) -> np.ndarray:
     """Return a picture of 256 x 256 with noise of 25."""
-    picture = camera()[128:384, 128:384].astype(float)
+    picture = part_of_camera()
     return picture + np.random.default_rng(seed).normal(0, 25, picture.shape)
+
+
+def part_of_camera() -> np.ndarray:
+    """Return the part of the picture without noise."""
+    return camera()[128:384, 128:384].astype(float)
 
 
 def bare(pairs: int, n_latents: int, hidden: tuple[int, ...], n_observables: int) -> float:

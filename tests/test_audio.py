@@ -253,6 +253,7 @@ def test_inpainting_changes_only_what_is_missing():
     ("y", "options", "words"),
     [
         (np.zeros(500), {}, "silent"),
+        (np.arange(500) * 1e300, {}, "scale them to between 1e-30 and 1e"),
         (np.ones(1), {}, "only 1 samples: 64 or more"),
         (np.ones((2, 500)), {}, "transpose"),
         (np.full(500, np.nan), {}, "no known sample"),

@@ -46,7 +46,7 @@ from truvae import (
     tiles,
 )
 from truvae import settings as chosen
-from truvae.checkpoint import Checkpoint, Training, open_checkpoint
+from truvae.checkpoint import Checkpoint, State, Training, open_checkpoint
 from truvae.clock import Clock, Stopwatch
 from truvae.gaps import fill_gaps
 from truvae.io_audio import Sound, write_sound
@@ -544,6 +544,21 @@ def test_a_checkpoint_says_nothing_of_the_date(interrupted):
     assert set(epochs) == {"epochs", "seconds", "bound"}
 
 
+def test_steps_beside_each_other_count_once(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(Stopwatch, "__call__", lambda watch: now[0] + watch.before)
+    saves = open_checkpoint(tmp_path, False, {})
+    clocks = [Clock(100.0), Clock(100.0)]
+    now[0] = 10.0
+    for name, clock in zip("ab", clocks, strict=True):
+        saves.once(name, clock, lambda: State({}, {"x": torch.ones(1)}), 2)
+    resumed = Clock(100.0)
+    for name in "ab":
+        assert saves.once(name, resumed, lambda: pytest.fail("is made again")).values == {}
+    assert resumed.left() == pytest.approx(90)
+
+
+@pytest.mark.filterwarnings("ignore:there was little time")
 def test_time_that_was_used_before_counts(tmp_path, monkeypatch):
     """By a watch on which each epoch takes a second, and each process begins at some other time."""
     now = [0.0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import all_states, make_data, make_model
 
-from truvae import MLP, Gaussian, bits
+from truvae import MLP, Bernoulli, Gaussian, InputError, bits
 
 
 def dense_log_joint(model, x, z):
@@ -110,3 +110,9 @@ def test_any_module_is_a_decoder():
     weight = model.decoder[0].weight.detach()
     slope = model.slope(bits.pack(z), lambda outputs: outputs[:, 2].sum())
     torch.testing.assert_close(slope, weight[2].expand(64, -1))
+
+
+@pytest.mark.parametrize("odd", [0.0, 1.0, -0.1, math.nan])
+def test_probabilities_lie_between_0_and_1(odd):
+    with pytest.raises(InputError, match="between 0 and 1"):
+        Bernoulli(torch.tensor([0.5, odd]))

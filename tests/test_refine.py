@@ -66,7 +66,11 @@ def test_large_patches_on_two_threads(missing):
 
 def test_no_noise_changes_nothing():
     clean, _ = scene()
-    np.testing.assert_allclose(refine(clean, clean, 1e-6, 5), clean, atol=1e-6)
+    for sigma in (1e-6, 0.0):
+        np.testing.assert_allclose(refine(clean, clean, sigma, 5), clean, atol=1e-6)
+    gap = clean.clone()
+    gap[7, 9] = torch.nan
+    assert refine(gap, clean, 0.0, 5).isfinite().all()
 
 
 def test_missing_pixels_follow_the_others():

@@ -115,9 +115,11 @@ class Checkpoint:
         path = self.folder / self._file(name)
         return self.ranks.first(lambda: self._read(name, path) if path.exists() else None)
 
-    def once(self, name: str, clock: Clock, make: Callable[[], State]) -> State:
+    def once(self, name: str, clock: Clock, make: Callable[[], State], beside: int = 1) -> State:
         """Return the state of a step: as it was saved, its time counted as spent, or made now and
         saved, unless it was cut short.
+
+        Of so many steps `beside` each other each counts for its share of the time.
 
         Raises
         ------
@@ -130,7 +132,7 @@ class Checkpoint:
             return state
         state = make()
         if not clock.should_stop():
-            self.save(name, state.values | {"seconds": clock.seconds}, state.tensors)
+            self.save(name, state.values | {"seconds": clock.seconds / beside}, state.tensors)
         return state
 
     def _read(self, name: str, path: Path) -> State:

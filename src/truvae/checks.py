@@ -182,6 +182,8 @@ def _check_samples(recording: Array) -> None:
             f"the recording is silent (all samples are {np.nanmax(recording):g}): there is nothing "
             "to restore"
         )
+    low, high = np.nanmin(recording), np.nanmax(recording)
+    _check_sizes("recording", high - low, max(-low, high))
 
 
 def masked_recording(y: Array, mask: npt.ArrayLike | None) -> Array:

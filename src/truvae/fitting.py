@@ -326,7 +326,7 @@ def _estimate_by_tiles(
         index, tile = mine[done]
         own = local.part(done // beside, math.ceil(len(mine) / beside))
         make = partial(_of_tile, trained, sample, settings, tile, seed + index, own)
-        return checkpoint.once(f"tile-{index + 1}", own, make)
+        return checkpoint.once(f"tile-{index + 1}", own, make, beside)
 
     with helpers(device) as begin:
         for done, state in enumerate(begin(estimated, range(len(mine)))):

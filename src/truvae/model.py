@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from truvae import bits
 from truvae.decoders import MLP
+from truvae.errors import InputError
 from truvae.noise import Noise
 
 # Row counts given to the decoder are multiples of this: libraries prepare a kernel for every new
@@ -32,6 +33,12 @@ class Bernoulli:
     shared
         Whether all latents have one probability, learned together.
 
+    Raises
+    ------
+    InputError
+        If a probability does not lie between 0 and 1: of a latent that is never active, or always,
+        nothing can be learned.
+
     Examples
     --------
     >>> Bernoulli(torch.tensor([0.5, 0.5])).log_prob(torch.zeros(1, 2)).exp()
@@ -41,6 +48,11 @@ class Bernoulli:
     pi: Tensor
     limit: float = 1e-5
     shared: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the probabilities."""
+        if not ((self.pi > 0) & (self.pi < 1)).all():
+            raise InputError("the probabilities of a prior must lie between 0 and 1, without these")
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(z) of states (U, H) as (U,) nats."""

@@ -265,6 +265,7 @@ def _sums(
     """Return the weighted sums of each of some values (B, D) of the patches around each pixel, and
     the sum of their weights.
     """
+    doubt = max(doubt, torch.finfo(torch.float64).tiny)  # without noise there is none
     zeros = torch.zeros(patches.shape.numel(), dtype=torch.float64, device=patches.device)
     totals, weight = [zeros.clone() for _ in range(n_values)], zeros.clone()
     for estimate in estimates:
