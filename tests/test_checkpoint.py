@@ -558,6 +558,21 @@ def test_steps_beside_each_other_count_once(tmp_path, monkeypatch):
     assert resumed.left() == pytest.approx(90)
 
 
+def test_what_nothing_was_learned_of_is_not_the_result_of_a_resumed_run(tmp_path):
+    picture, options = noisy_scene(size=32)[1], TINY_MODEL | {"return_result": False}
+    recording = {"y": np.nan_to_num(gappy()[:, 0]), "sample_rate": RATE}
+    states = tmp_path / "picture", tmp_path / "recording"
+    with pytest.warns(UserWarning, match="no time to learn anything"):
+        denoise(picture, time_budget=1e-9, checkpoint=states[0], **options)
+    denoise_audio(**recording, time_budget=1e-9, checkpoint=states[1], **options)
+    again = [
+        denoise(picture, time_budget=1e9, checkpoint=states[0], resume=True, **options),
+        denoise_audio(**recording, time_budget=1e9, checkpoint=states[1], resume=True, **options),
+    ]
+    assert np.array_equal(again[0], denoise(picture, time_budget=1e9, **options))
+    assert np.array_equal(again[1], denoise_audio(**recording, time_budget=1e9, **options))
+
+
 @pytest.mark.filterwarnings("ignore:there was little time")
 def test_time_that_was_used_before_counts(tmp_path, monkeypatch):
     """By a watch on which each epoch takes a second, and each process begins at some other time."""

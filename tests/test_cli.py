@@ -428,3 +428,26 @@ def test_a_jpeg_is_measured_as_it_was_written(folder, tmp_path):
                   *TINY)  # fmt: skip
     clean = read_picture(folder / "clean.png").data
     assert json.loads(done.stdout)["psnr"] == pytest.approx(psnr(clean, read_picture(out).data))
+
+
+def test_threads_do_not_spin_whatever_imports_torch_first(folder, tmp_path):
+    """As seen at the moment of the import: it is too late afterwards."""
+    code = (
+        "import os, sys\n"
+        "class Told:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch':\n"
+        "            print(os.environ.get('OMP_WAIT_POLICY'))\n"
+        "sys.meta_path.insert(0, Told())\n"
+        "from truvae.cli import main\n"
+        "main()\n"
+    )
+    (tmp_path / "file").write_text("")
+    command = ["denoise", folder / "noisy.png", "-o", tmp_path / "x.png", "--checkpoint",
+               tmp_path / "file"]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    for given, seen in ({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"):
+        done = subprocess.run([sys.executable, "-c", code, *map(str, command)], text=True,
+                              capture_output=True, env=environment | given)  # fmt: skip
+        assert done.stdout.split() == [seen], done.stderr
+        assert done.returncode == 2

@@ -114,5 +114,5 @@ def test_any_module_is_a_decoder():
 
 @pytest.mark.parametrize("odd", [0.0, 1.0, -0.1, math.nan])
 def test_probabilities_lie_between_0_and_1(odd):
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match="above 0 and below 1"):
         Bernoulli(torch.tensor([0.5, odd]))

@@ -66,11 +66,13 @@ def test_large_patches_on_two_threads(missing):
 
 def test_no_noise_changes_nothing():
     clean, _ = scene()
-    for sigma in (1e-6, 0.0):
-        np.testing.assert_allclose(refine(clean, clean, sigma, 5), clean, atol=1e-6)
-    gap = clean.clone()
-    gap[7, 9] = torch.nan
-    assert refine(gap, clean, 0.0, 5).isfinite().all()
+    flat = torch.arange(30.0).div(10).floor().expand(26, 30)
+    for picture in (clean, flat, torch.full((12, 12), 0.3, dtype=torch.float64)):
+        for sigma in (1e-6, 0.0):
+            np.testing.assert_allclose(refine(picture, picture, sigma, 5), picture, atol=1e-6)
+        gap = picture.clone()
+        gap[7, 9] = torch.nan
+        assert refine(gap, picture, 0.0, 5).isfinite().all()
 
 
 def test_missing_pixels_follow_the_others():

@@ -20,6 +20,15 @@ def threads(request):
     torch.set_num_threads(before)
 
 
+def test_few_pieces_of_work_are_ahead_of_what_is_taken(threads):
+    begun, before = [], threading.active_count()
+    found = side_by_side(lambda n: begun.append(n) or n, iter(range(1000)), CPU)
+    assert next(found) == 0
+    assert len(begun) <= 4 * 8
+    found.close()
+    assert torch.get_num_threads() == threads and threading.active_count() == before
+
+
 def test_work_comes_back_in_order_and_leaves_the_threads_as_they_were(threads):
     seen = []
 

@@ -101,10 +101,14 @@ def check_frames(frames: Array, together: bool) -> None:
             f"the picture is constant{where} (all known pixels are {low[f, 0]:g}): there is "
             "nothing to learn from"
         )
-    _check_sizes("picture", (high - low).max(), max(-low.min(), high.max()))
+    _check_sizes("picture", low, high)
 
 
-def _check_sizes(what: str, spread: float, largest: float) -> None:
+def _check_sizes(what: str, low: npt.ArrayLike, high: npt.ArrayLike) -> None:
+    """Check the least and greatest values, of each part."""
+    low, high = np.asarray(low), np.asarray(high)
+    with np.errstate(over="ignore"):
+        spread, largest = (high - low).max(), max(-low.min(), high.max())
     if 0 < spread < _TINY or largest > HUGE:
         raise InputError(
             f"the values of the {what} lie within {spread:g} of each other and reach "
@@ -182,8 +186,7 @@ def _check_samples(recording: Array) -> None:
             f"the recording is silent (all samples are {np.nanmax(recording):g}): there is nothing "
             "to restore"
         )
-    low, high = np.nanmin(recording), np.nanmax(recording)
-    _check_sizes("recording", high - low, max(-low, high))
+    _check_sizes("recording", np.nanmin(recording), np.nanmax(recording))
 
 
 def masked_recording(y: Array, mask: npt.ArrayLike | None) -> Array:
@@ -236,8 +239,7 @@ def check_table(estimator: Any, X: npt.ArrayLike, reset: bool) -> Array:
     )
     if reset and (empty := np.isnan(table).all(0)).any():
         raise InputError(f"feature {int(empty.argmax())} has no value: all of them are missing")
-    low, high = np.nanmin(table, initial=np.inf), np.nanmax(table, initial=-np.inf)
-    _check_sizes("table", high - low, max(-low, high))
+    _check_sizes("table", np.nanmin(table, initial=np.inf), np.nanmax(table, initial=-np.inf))
     return table
 
 

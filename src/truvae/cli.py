@@ -14,6 +14,7 @@ from truvae.errors import InputError, RankError
 from truvae.model_commands import COMMANDS
 from truvae.options import RUN_OPTIONS, finite, numbers, one_of, with_options
 from truvae.signals import StopSignals
+from truvae.threads import wait_without_spinning
 
 _START = time.perf_counter()
 _FAILED, _BAD_INPUT = 1, 2
@@ -341,6 +342,7 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
+    wait_without_spinning()
     try:
         status = app(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

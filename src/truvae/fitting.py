@@ -64,7 +64,7 @@ class Run:
 
     @property
     def bound(self) -> float:
-        """Mean of F_n over all patches, in nats."""
+        """Mean of F_n over all patches, in nats; NaN of a model that learned nothing."""
         return self._estimated[1]
 
     def finish(self) -> None:
@@ -320,7 +320,7 @@ def _estimate_by_tiles(
     total = torch.zeros(material.seen.shape, dtype=torch.float64, device=device)
     weight, bounds, n = total.clone(), 0.0, 0
     mine = [*ranks.mine(enumerate(tiles(places, settings.tile * settings.stride**2)))]
-    local, beside = clock.before(_CLOSING).alone(), at_a_time(device)
+    local, beside = clock.before(_CLOSING).alone(), max(1, min(at_a_time(device), len(mine)))
 
     def estimated(done: int) -> State:
         index, tile = mine[done]

@@ -35,8 +35,9 @@ _FEW, _NOISY = 0.2, 0.1
 _FITTING = 0.9
 # Share of the epochs, and of the looking in the progress, of the model that tries courses of looks.
 _TRIAL_EPOCHS, _TRIAL = 0.5, 0.8
-# Share of an estimate from which on nobody needs to know that there is some of the picture in it.
-_SURE = 0.99
+# Share of the epochs planned below which an estimate may be worse than the picture, and share of
+# the estimate from which on nobody needs to know that there is some of the picture in it.
+_FEW_EPOCHS, _SURE = 0.5, 0.99
 # Side of the patches that fill holes.
 _HOLE_PATCH = 8
 
@@ -138,10 +139,12 @@ class Job:
         looking = min(self._seconds_of(n_looks), clock.left() * (1 - fitting))
         runs = self._fit_all(clock.without(looking).span(0, fitting), on_epoch)
         estimate, trust = self._combine(runs)
-        final = self._finish(estimate, runs, clock.span(fitting, 1))
         main = self._main(runs)
-        short = main.epochs < main.settings.epochs
-        best = self._weighed(final.estimate) if short else final.estimate
+        if main.epochs > 0:
+            final = self._finish(estimate, runs, clock.span(fitting, 1))
+        else:  # there is nothing to go on from, nor to save
+            final = _Final(estimate, self.told, self._source, 0, (), None)
+        best = self._weighed(final.estimate) if self._is_short(main) else final.estimate
         clock.on_progress(1)
         return Done(
             restored=self.units.restore(self._without_holes(best)),
@@ -293,6 +296,8 @@ class Job:
             self.checkpoint,
             "trial",
         )
+        if run.epochs == 0:
+            return courses[0]
         going_on = self._go_on(clock.span(_FITTING, 1), count(courses))
         looks = Looks(noisier, run.merged.to(noisier), sigma, going_on, self.ranks)
         course = best_course(looks, courses, judge, self.images.isfinite())
@@ -307,16 +312,20 @@ class Job:
         pairs = zip(self.hidden, estimates, strict=True)
         return _rms([hidden.rmse(frame) for hidden, frame in pairs])
 
-    def _weighed(self, estimates: Tensor) -> Tensor:
-        """Return the average of frames and estimates of them that has the least squared error, if
-        they err independently: the frames by their noise, and by both the difference.
+    def _is_short(self, main: Run) -> bool:
+        """Say whether training was cut so short that its estimates may be worse than the frames.
 
-        It matters where training was cut so short that estimates say little.
+        Where values are missing frames are no estimates to go back to.
         """
-        difference = (estimates - self.images).nan_to_num_()
-        n_known = self.images.isfinite().sum().clamp(min=1)
-        square = float(difference.square().sum() / n_known)
-        share = min(1.0, self.told**2 / max(square, 1e-30))
+        cut = 0 < main.epochs < _FEW_EPOCHS * main.settings.epochs
+        return cut and bool(self.images.isfinite().all())
+
+    def _weighed(self, estimates: Tensor) -> Tensor:
+        """Return the average of complete frames and estimates of them that has the least squared
+        error, if they err independently: the frames by their noise, and by both the difference.
+        """
+        difference = estimates - self.images
+        share = min(1.0, self.told**2 / max(float(difference.square().mean()), 1e-30))
         if share < _SURE:
             warnings.warn(
                 f"there was little time to learn: {1 - share:.0%} of the picture as it was is in "
@@ -371,11 +380,16 @@ class Job:
     def _published(self, runs: Sequence[Run]) -> tuple[float, str]:
         """Return the noise level to tell, in standardised units, and where it is from."""
         if self.known:
-            return self.told, "given"
+            return self.told, self._source
         learned = _learned(runs)
         if learned < self.told or self.plan.models[-1].covariance == "isotropic":
             return learned, "learned"
-        return self.told, "estimated"
+        return self.told, self._source
+
+    @property
+    def _source(self) -> str:
+        """Where the noise level that was told is from."""
+        return "given" if self.known else "estimated"
 
 
 def _learned(runs: Sequence[Run]) -> float:

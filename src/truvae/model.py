@@ -52,7 +52,7 @@ class Bernoulli:
     def __post_init__(self) -> None:
         """Check the probabilities."""
         if not ((self.pi > 0) & (self.pi < 1)).all():
-            raise InputError("the probabilities of a prior must lie between 0 and 1, without these")
+            raise InputError("the probabilities of a prior must be above 0 and below 1")
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(z) of states (U, H) as (U,) nats."""

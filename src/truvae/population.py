@@ -27,7 +27,7 @@ _MIX = 0x9E3779B97F4A7C15 - (1 << 64)
 # Held while scores are kept: the first ones of a higher precision make new room for all.
 _KEEPING = threading.Lock()
 # Nats below the best state of a point beyond which states count as if they were no worse.
-_LEAST_MASS = 60.0
+_DEEPEST = 60.0
 # Data points whose first states are made distinct together.
 _ROWS = 1 << 9
 
@@ -316,7 +316,7 @@ def _responsibilities(log_joint: Tensor) -> Tensor:
     """Return the softmax of log-joints (B, U) in nats, of which the least are raised until it holds
     no subnormal numbers: a few per cent of these slow products down five times.
     """
-    least = log_joint.amax(1, keepdim=True) - _LEAST_MASS
+    least = log_joint.amax(1, keepdim=True) - _DEEPEST
     return torch.softmax(torch.maximum(log_joint, least), 1)
 
 

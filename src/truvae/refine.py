@@ -345,8 +345,9 @@ def _jitter(deviations: Tensor) -> Tensor:
 
     It is added to the diagonal.
     """
-    jitter = _JITTER * torch.finfo(deviations.dtype).eps
-    return jitter * deviations.square().sum((1, 2))[:, None, None]
+    info = torch.finfo(deviations.dtype)
+    trace = deviations.square().sum((1, 2))[:, None, None]
+    return (_JITTER * info.eps * trace).clamp(min=info.tiny**0.5)  # equal patches have none
 
 
 __all__ = ["refine", "refine_recording", "refine_rows"]

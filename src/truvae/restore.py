@@ -384,18 +384,14 @@ def _restored(
         units = units.balanced(levels)
     told = rms(levels / units.spread)
     job = Job(varying, plan, units, told, wishes.sigma is not None, device, seed, checkpoint, ranks)
-    done = job.run(clock, on_epoch)
-    if done.epochs > 0:
-        return _result(done, frames, constant, units)
+    result = _result(job.run(clock, on_epoch), frames, constant, units)
+    if result.epochs > 0:
+        return result
     warnings.warn(
         "there was no time to learn anything: the picture is as it was, but for its gaps",
         stacklevel=3,
     )
-    source = "estimated" if wishes.sigma is None else "given"
-    done = replace(
-        done, sigma=told, sigma_source=source, looks=0, look_sizes=(), held_out_rmse=None
-    )
-    return _as_it_is(frames, _result(done, frames, constant, units))
+    return _as_it_is(frames, result)
 
 
 def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:

@@ -342,11 +342,10 @@ def _mlp(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> MLP:
 
 
 def _prior(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Bernoulli:
-    prior = _made(Bernoulli, {**config, "pi": weights["prior.pi"]})
-    pi = prior.pi
-    if pi.ndim != 1 or not pi.is_floating_point() or bool(((pi < 0) | (pi > 1)).any()):
+    pi = weights["prior.pi"]
+    if pi.ndim != 1 or not pi.is_floating_point() or not bool(((pi > 0) & (pi < 1)).all()):
         raise ValueError("what should be probabilities of latents are none")
-    return prior
+    return _made(Bernoulli, {**config, "pi": pi})
 
 
 def _check_parts(model: Model) -> None:

@@ -17,18 +17,24 @@ R = TypeVar("R")
 
 # More pieces of work at a time would wait for the interpreter, which runs one thread at a time.
 MOST_AT_A_TIME = 4
-# Pieces of work begun before what came of the first is taken.
-_AHEAD = 32
+# Pieces of work begun before what came of the first is taken, for each that is done at a time.
+_AHEAD = 8
+
+
+def wait_without_spinning() -> None:
+    """Let threads that wait rest, unless `OMP_WAIT_POLICY` says otherwise: on a busy machine those
+    that spin keep those from work that they wait for, and all take many times as long.
+
+    It holds for torch if that is imported later, and for processes that this one starts.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def use_threads(n: int | None) -> None:
     """Let this process compute with `n` threads; None leaves it to torch.
 
-    Called before torch is imported, it also holds for what torch imports, and threads that wait do
-    not spin, unless `OMP_WAIT_POLICY` says so: on a busy machine they would keep those from work
-    that they wait for, and many times as long.
+    Called before torch is imported, it also holds for what torch imports.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if n is None:
         return
     os.environ["OMP_NUM_THREADS"] = str(n)
@@ -111,9 +117,9 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T], device: "torch.devi
     >>> [*side_by_side(abs, range(-3, 0), torch.device("cpu"))]
     [3, 2, 1]
     """
-    left = iter(items)
+    left, ahead = iter(items), _AHEAD * at_a_time(device)
     with helpers(device) as begin:
-        while some := [*islice(left, _AHEAD)]:
+        while some := [*islice(left, ahead)]:
             yield from begin(work, some)
 
 
@@ -148,4 +154,12 @@ def _results(
         yield own.pop(place) if future.cancelled() else future.result()
 
 
-__all__ = ["MOST_AT_A_TIME", "at_a_time", "helpers", "shared_out", "side_by_side", "use_threads"]
+__all__ = [
+    "MOST_AT_A_TIME",
+    "at_a_time",
+    "helpers",
+    "shared_out",
+    "side_by_side",
+    "use_threads",
+    "wait_without_spinning",
+]
