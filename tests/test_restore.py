@@ -185,7 +185,7 @@ def test_with_little_time_an_estimate_is_no_worse_than_the_picture(ticking):
     assert np.isfinite(result.restored).all()
 
 
-def test_estimates_and_frames_are_averaged_by_how_much_they_err(monkeypatch):
+def test_estimates_and_frames_are_averaged_by_how_much_they_err():
     """A made-up estimate that errs by twice as much as the frames: it counts for one fifth."""
     rng, clean = np.random.default_rng(0), scene()
     frame = torch.as_tensor(clean + rng.normal(0, 10, clean.shape))
@@ -326,10 +326,14 @@ def test_missing_pixels_need_an_isotropic_model_first():
     assert result.held_out_rmse > 10  # the hidden pixels are noisy
 
 
-def test_as_many_models_as_planned():
+def test_as_many_models_as_planned_within_the_time_given(ticking):
     _, noisy = noisy_scene()
     small = {name: value for name, value in SMALL.items() if name != "epochs"}
     for quality, n_models in (("fast", 1), ("balanced", 2)):
         result = truvae.denoise(noisy, quality=quality, return_result=True, **small)
         assert len(result.covariances) == n_models
         assert len(result.history) >= n_models * result.epochs / 2
+    with pytest.warns(UserWarning, match="little time to learn"):
+        result = truvae.denoise(noisy, time_budget=1.5e4, return_result=True, **small)
+    assert len(result.history) <= result.settings.epochs
+    assert np.isfinite(result.restored).all()

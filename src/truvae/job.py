@@ -317,7 +317,7 @@ class Job:
 
         Where values are missing frames are no estimates to go back to.
         """
-        cut = 0 < main.epochs < _FEW_EPOCHS * main.settings.epochs
+        cut = main.epochs < _FEW_EPOCHS * main.settings.epochs
         return cut and bool(self.images.isfinite().all())
 
     def _weighed(self, estimates: Tensor) -> Tensor:
@@ -379,10 +379,9 @@ class Job:
 
     def _published(self, runs: Sequence[Run]) -> tuple[float, str]:
         """Return the noise level to tell, in standardised units, and where it is from."""
-        if self.known:
-            return self.told, self._source
         learned = _learned(runs)
-        if learned < self.told or self.plan.models[-1].covariance == "isotropic":
+        isotropic = self.plan.models[-1].covariance == "isotropic"
+        if not self.known and (learned < self.told or isotropic):
             return learned, "learned"
         return self.told, self._source
 
