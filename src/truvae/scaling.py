@@ -1,5 +1,6 @@
 """Standardised features and back: training works on values of mean 0 and standard deviation 1."""
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,9 @@ from truvae.noise import Gaussian, Noise
 from truvae.training import Epoch
 
 Array = npt.NDArray[Any]
+
+# Ratio of the standard deviations of two features from which on one sigma does not suit both.
+_UNLIKE = 1000
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,23 @@ class Scaling:
         """Return the scaling of data (N, D), NaN where missing, that suits a noise model.
 
         One sigma for all features needs one spread for all of them.
+
+        Warns
+        -----
+        UserWarning
+            If the features differ too much for one sigma.
         """
         n_features = x.shape[1]
         if noise not in ("gaussian", "gaussian-per-feature"):
             return cls(np.zeros(n_features), np.ones(n_features))
         offset = np.asarray(np.nanmean(x, 0, dtype=np.float64))
-        squares = np.square(x - offset)
-        each = noise == "gaussian-per-feature"
-        spread = np.sqrt(np.nanmean(squares, 0 if each else None))
+        squares = np.nanmean(np.square(x - offset), 0)
         # What is constant but for rounding errors has no spread.
-        size = np.abs(offset)
-        rounding = 8 * np.finfo(x.dtype).eps * (size if each else size.max())
-        spread = np.where(spread > rounding, spread, 1.0)
-        return cls(offset, np.broadcast_to(spread, n_features).copy())
+        squares[squares <= np.square(8 * np.finfo(x.dtype).eps * offset)] = 0
+        if noise == "gaussian":
+            _warn_of_unlike(np.sqrt(squares))
+            squares = np.full(n_features, np.average(squares, weights=np.isfinite(x).sum(0)))
+        return cls(offset, np.sqrt(np.where(squares > 0, squares, 1.0)))
 
     @property
     def log_spread(self) -> Array:
@@ -77,6 +85,19 @@ class Scaling:
         """
         sigma = float(np.sqrt(np.mean(np.square(self.sigma(noise)))))
         return replace(epoch, elbo=epoch.elbo - float(entries @ self.log_spread), sigma=sigma)
+
+
+def _warn_of_unlike(spread: Array) -> None:
+    """Warn if one sigma cannot suit features with these standard deviations, (D,)."""
+    least, most = (int(chosen) for chosen in (np.where(spread > 0, spread, np.inf).argmin(),
+                                              spread.argmax()))  # fmt: skip
+    if spread[most] > _UNLIKE * spread[least] > 0:
+        warnings.warn(
+            f"the standard deviation of feature {most} is {spread[most]:.3g}, that of feature "
+            f"{least} {spread[least]:.3g}: one sigma hardly suits both; scale them, or take the "
+            "noise gaussian-per-feature",
+            stacklevel=5,
+        )
 
 
 __all__ = ["Scaling"]

@@ -100,7 +100,7 @@ def untrained_model(
         return model
     start = noise.outputs_for(data.nanmean(0))
     mlp = recipe.decoder(len(start), generator)
-    _set_bias(mlp, start)
+    _start_from(mlp, start, _spread(data) if isinstance(noise, Gaussian) else torch.ones(()))
     return Model(prior, mlp, noise)
 
 
@@ -123,11 +123,17 @@ def _noise(noise: str | Noise, data: Tensor) -> Noise:
     return made[noise]()
 
 
-def _set_bias(decoder: MLP, outputs: Tensor) -> None:
-    """Let an untrained decoder say these outputs on average."""
+def _start_from(decoder: MLP, outputs: Tensor, spread: Tensor) -> None:
+    """Let an untrained decoder say these outputs on average, and others within their spread."""
     *_, last = (m for m in decoder.modules() if isinstance(m, nn.Linear))
     with torch.no_grad():
         last.bias.copy_(outputs)
+        last.weight *= spread.to(last.weight)[..., None]
+
+
+def _spread(data: Tensor) -> Tensor:
+    """Return the standard deviation of each feature of data (N, D), NaN where missing: (D,)."""
+    return (data - data.nanmean(0)).square().nanmean(0).sqrt()
 
 
 def check_decoder(model: Model, data: Tensor) -> None:
