@@ -71,3 +71,16 @@ def test_gaps_are_left_out():
 
 def test_a_line_of_single_pixels_has_a_level():
     assert noise_level(Patches(with_noise(np.zeros((1, 400)), 20), 1)) > 0
+
+
+@pytest.mark.parametrize("sigma", [50, 80])
+@pytest.mark.parametrize("name", ["camera", "coins", "moon"])
+def test_strong_noise_that_is_cut_off_at_both_ends_is_found(name, sigma):
+    noisy = with_noise(getattr(data, name)()[:256, :256], sigma).round().clamp(0, 255)
+    assert level(noisy) == pytest.approx(sigma, rel=0.05)
+
+
+@pytest.mark.parametrize("sigma", [0, 5, 25])
+def test_a_page_in_black_and_white_is_not_noise(sigma):
+    page = np.where(data.page()[:128, :128] > 140, 255.0, 0.0)
+    assert level(with_noise(page, sigma).round().clamp(0, 255)) == pytest.approx(sigma, rel=0.15)

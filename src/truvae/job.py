@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from truvae.checkpoint import Checkpoint, State
+from truvae.clipping import unclipped
 from truvae.clock import Clock
 from truvae.fill import Filled, Hidden, settle
 from truvae.fitting import Material, Run, fit_model
@@ -129,6 +130,8 @@ class Job:
         ]
         pairs = zip(self.hidden, self.images, strict=True)
         seen = self.images if whole else torch.stack([h.away(image) for h, image in pairs])
+        if self.complete:
+            seen = self._unclipped(seen)
         self.material = Material(seen, noise, known, generator, ranks)
         self.history: list[Epoch] = []
 
@@ -202,7 +205,7 @@ class Job:
         if self.plan.noisy is None or noise < _NOISY or missing > _FEW:
             return
         self.plan, self.complete = self.plan.noisy, True
-        whole = _filled(self.material.seen, estimate)
+        whole = self._unclipped(_filled(self.material.seen, estimate))
         self.material = Material(whole, noise, self.known, self.material.generator, self.ranks)
 
     def _seconds_of(self, n_looks: int) -> float:
@@ -274,12 +277,20 @@ class Job:
             share, most = _TRIAL, max(count([course]) for course in self.plan.courses)
             trial = clock.without(self._seconds_of(most)).span(0, share)
             course = self._best_course(self._main(runs), trial)
-        images = _filled(self.images, estimates)
+        images = self._unclipped(_filled(self.images, estimates), estimates)
         going_on = self._go_on(clock.span(share, 1), count([course]))
         looks = Looks(images, estimates, self.material.noise, going_on, self.ranks)
         restored, error = looks.along(course), self._error(estimates)
         taken = tuple(dict.fromkeys(sizes[: looks.depth] for sizes in course))
         return _Final(restored, *self._published(runs), looks.depth, taken, error)
+
+    def _unclipped(self, images: Tensor, estimates: Tensor | None = None) -> Tensor:
+        """Return frames as if no noise had been cut off; the model of the paper takes them as they
+        are, and counts of nothing are no noise that was.
+        """
+        if not count(self.plan.courses) or self.units.noise is not None:
+            return images
+        return unclipped(images, self.told, estimates)
 
     def _best_course(self, main: Run, clock: Clock) -> Course:
         """Find which looks suit the frames by a model of them with more noise."""

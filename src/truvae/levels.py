@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from truvae.clipping import variance_left
 from truvae.patches import Patches, cosine_basis, principal_axes
 
 # Sums of both frequencies, in half periods for each side of a patch: up to the first one all cosine
@@ -13,6 +14,8 @@ from truvae.patches import Patches, cosine_basis, principal_axes
 _LOW, _HIGH = 3 / 8, 5 / 8
 # Share of the patches that count as flat, and the fewest patches to choose them from.
 _FLAT, _FEWEST = 0.1, 1000
+# Share of a patch that noise around the end of the range cuts off, and a little more.
+_HALF = 0.6
 # Patches of which those of a lattice are enough.
 _ENOUGH = 1 << 20
 
@@ -32,7 +35,8 @@ def noise_level(patches: Patches) -> float:
        see Colom and Buades 2013, doi:10.5201/ipol.2013.45). The mean of both halves counts.
 
     Patches with gaps take no part, nor do those with a pixel as dark or as bright as any, since
-    their noise may be cut off, unless there are hardly any others.
+    their noise may be cut off. Where that are most of them, those that are left have too little
+    noise: then flat patches alone count, and tell how much of it was cut off.
 
     Examples
     --------
@@ -41,24 +45,36 @@ def noise_level(patches: Patches) -> float:
     >>> round(noise_level(Patches(picture, 8)))
     3
     """
-    sound = _sound(patches.some(patches.lattice(math.isqrt(len(patches) // _ENOUGH) + 1)))
-    if len(sound) < _FEWEST:
-        return math.sqrt(max(_of_least_axes(patches), 0.0))
-    return math.sqrt(max(min(_of_least_axes(sound), _of_flat_patches(sound)), 0.0))
+    patches = patches.some(patches.lattice(math.isqrt(len(patches) // _ENOUGH) + 1))
+    ends = _ends(patches)
+    cut = torch.cat([_cut(block, ends) for block in patches.blocks()])
+    sound = patches.some((cut == 0).nonzero()[:, 0])
+    whole = patches.some((cut <= (_HALF if len(sound) >= _FEWEST else 1)).nonzero()[:, 0])
+    if len(sound) >= max(_FEWEST, len(patches) // 2):
+        variance = min(_of_least_axes(sound), _of_flat_patches(sound, ends))
+    elif len(whole) >= _FEWEST:
+        variance = _of_flat_patches(whole, ends)
+    else:
+        variance = math.inf
+    return math.sqrt(max(variance if variance < math.inf else _of_least_axes(patches), 0.0))
 
 
-def _sound(patches: Patches) -> Patches:
-    """Return the patches that are whole and neither cut off nor constant."""
+def _ends(patches: Patches) -> tuple[Tensor, Tensor]:
+    """Return the least and the greatest value."""
     bounds = [
         (b.nan_to_num(math.inf).min(), b.nan_to_num(-math.inf).max()) for b in patches.blocks()
     ]
     lows, highs = zip(*bounds, strict=True)
-    least, most = torch.stack(lows).min(), torch.stack(highs).max()
-    sound = [
-        ((b > least) & (b < most)).all(1) & (b.amin(1) < b.amax(1))  # none of it is true of a gap
-        for b in patches.blocks()
-    ]
-    return patches.some(torch.cat(sound).nonzero()[:, 0])
+    return torch.stack(lows).min(), torch.stack(highs).max()
+
+
+def _cut(x: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the share of the pixels of patches (B, D) that are as dark or as bright as any, (B,):
+    1 where a patch is constant, infinite where it has gaps.
+    """
+    share = ((x == ends[0]) | (x == ends[1])).to(x).mean(1)
+    share = torch.where(x.amin(1) < x.amax(1), share, 1.0)
+    return torch.where(x.isfinite().all(1), share, math.inf)
 
 
 def _of_least_axes(patches: Patches) -> float:
@@ -70,20 +86,25 @@ def _of_least_axes(patches: Patches) -> float:
     return float(variances[:n].mean())
 
 
-def _of_flat_patches(patches: Patches) -> float:
-    """Return the variance of the noise in flat patches; infinite if cosines cannot tell these."""
+def _of_flat_patches(patches: Patches, ends: tuple[Tensor, Tensor]) -> float:
+    """Return the variance of the noise in flat patches, also of what was cut off at the ends of the
+    range; infinite if cosines cannot tell them.
+    """
     bands = [band.to(patches.device) for band in _bands(patches)]
     if not all(band.any() for band in bands):
         return math.inf
     basis = cosine_basis(patches.sides, patches.n_channels).to(patches.device)
-    squares = ((block @ basis).square() for block in patches.blocks())
-    energies = [torch.stack([s[:, band].sum(1) for band in bands], 1) for s in squares]
-    low, black, white = torch.cat(energies).T
+    found = []
+    for block in patches.blocks():
+        squares = (block @ basis).square()
+        found.append(torch.stack([*(squares[:, b].sum(1) for b in bands), _cut(block, ends)], 1))
+    low, black, white, cut = torch.cat(found).T
     _, n_black, n_white = (band.sum() for band in bands)
     variances = []
     for chosen_by, other, n in ((black, white, n_white), (white, black, n_black)):
         flattest = (low + chosen_by).topk(round(_FLAT * len(low)), largest=False).indices
-        variances.append(float(other[flattest].mean() / n))
+        left = variance_left(float(cut[flattest].mean()))
+        variances.append(float(other[flattest].mean() / n) / left)
     return math.fsum(variances) / 2
 
 
