@@ -41,7 +41,7 @@ def bars(n_bars: int = 8, amplitude: float = 1.0, sigma2: float = 0.01) -> Model
     decoder = linear(n_bars, (n_bars // 2) ** 2)
     with torch.no_grad():
         decoder.first.weight.copy_(_fields(n_bars, amplitude).T)
-    return Model(_prior(n_bars), decoder, Gaussian(torch.tensor(sigma2)))
+    return Model(_prior(n_bars), decoder, Gaussian(torch.tensor(float(sigma2))))
 
 
 def correlated_bars(n_bars: int = 8, amplitude: float = 1.0, sigma2: float = 0.01) -> Model:
@@ -60,7 +60,7 @@ def correlated_bars(n_bars: int = 8, amplitude: float = 1.0, sigma2: float = 0.0
         nn.init.eye_(decoder.first.weight)
         decoder.first.weight[1, 0] = decoder.first.weight[-2, -1] = -1.0
         output.weight.copy_(_fields(n_bars, amplitude).T)
-    return Model(_prior(n_bars), decoder, Gaussian(torch.tensor(sigma2)))
+    return Model(_prior(n_bars), decoder, Gaussian(torch.tensor(float(sigma2))))
 
 
 def whitened_patches(

@@ -64,18 +64,21 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
     noise
         "gaussian" (one sigma), "gaussian-per-feature", "bernoulli" for data between 0 and 1,
         "poisson" for counts; or any `truvae.Noise`, which then gets the data as they are. For
-        Gaussian noise they are standardised inside: centred, and divided by one standard deviation
-        or, with a sigma for each feature, by that of each.
+        Gaussian noise by name they are standardised inside: centred, and divided by one standard
+        deviation or, with a sigma for each feature, by that of each. Do so yourself for Gaussian
+        noise of your own: float32 does not bear features whose mean is 100 times their standard
+        deviation or more.
     decoder
-        Any module from states (n, H) to what the noise model wants to hear of them, (n, D) means
-        (of standardised data), logits or log-rates; further axes are flattened. `hidden` then has
-        no effect. None for fully connected layers.
+        Any `torch.nn.Module` from states (n, H) to what the noise model wants to hear of them,
+        (n, D) means (of standardised data), logits or log-rates; further axes are flattened.
+        `hidden` then has no effect. None for fully connected layers.
     shared_prior
         Whether all latents have the same probability to be active.
     active
         Active latents of a code at the start.
     search
-        Proposals, applied in turn; None for flips by gradient and the states of near rows.
+        A list of proposals, applied in turn; None for flips by gradient and the states of near
+        rows.
     max_epochs
         Passes through the data.
     learning_rate
@@ -139,6 +142,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
     model_: Model
     population_: Population
     history_: list[Epoch]
+    _recipe: Recipe
 
     def __init__(
         self,
@@ -187,11 +191,12 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         InputError
             If an option makes no sense, or a feature has no value. It is a ValueError.
         """
+        self.__dict__.pop("_references", None)  # not fitted any more, should this fail
         ranks = self.ranks or ALONE
         clock = Clock(self.time_budget, should_stop=self.should_stop or (lambda: False)).of(ranks)
         X = check_table(self, X, reset=True)
         ranks.check_enough(len(X), "rows")
-        recipe, device = self._recipe(len(X) // ranks.size), device_called(self.device)
+        recipe, device = self._chosen(len(X) // ranks.size), device_called(self.device)
         draw = check_random_state(self.random_state).randint
         self._seed = ranks.first(lambda: int(draw(np.iinfo(np.int32).max)))
         generator = torch.Generator(device).manual_seed(self._seed)
@@ -206,8 +211,10 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         self.history_ = []
         record = partial(self._record, data.isfinite().double().mean(0).cpu().numpy())
         rows = (self.model_, self.population_, data, self._old)
-        self._references = fit_table(*rows, recipe, generator, clock, record, ranks)
+        references = fit_table(*rows, recipe, generator, clock, record, ranks)
         self.population_ = self.population_.gather(ranks, len(data))
+        self._recipe = recipe
+        self._references = references
         return self
 
     def transform(self, X: npt.ArrayLike) -> Array:
@@ -293,7 +300,9 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         check_is_fitted(self)
         state = self.random_state
         config = {
-            "params": {name: getattr(self, name) for name in _SAVED} | {"hidden": [*self.hidden]},
+            "params": {name: getattr(self, name) for name in _SAVED}
+            | {"hidden": [*self._recipe.hidden], "n_states": self._recipe.n_states}
+            | {"n_latents": self._recipe.n_latents},
             "noise": self.noise if isinstance(self.noise, str) else None,
             "random_state": int(state) if isinstance(state, Integral) else None,
             "seed": self._seed,
@@ -385,10 +394,10 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
 
     @property
     def _n_features_out(self) -> int:
-        return self.n_latents
+        return self.model_.n_latents
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "history_")
+        return hasattr(self, "_references")  # which `fit` sets last
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -397,7 +406,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _recipe(self, n_rows: int) -> Recipe:
+    def _chosen(self, n_rows: int) -> Recipe:
         """Return how to train; raise an `InputError` for options that make no sense."""
         if self.time_budget is not None:
             check_positive("time_budget", self.time_budget)
@@ -415,7 +424,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
 
     def _check_loaded(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise an error unless all that was loaded fits together."""
-        self._recipe(1)
+        self._recipe = self._chosen(1)
         check_random_state(self.random_state)
         torch.Generator().manual_seed(self._seed)
         if self.n_latents != self.model_.n_latents or not isinstance(self.noise, str | Noise):
@@ -425,7 +434,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             raise ValueError("there is not a name for each feature")
         check_tensors(tensors, self.n_latents, self.n_features_in_)
         if self.decoder is None:  # one's own may be costly to run
-            check_decoder(self.model_, self._references)
+            check_decoder(self.model_, torch.zeros_like(self._references[:1]))
 
     def _record(self, entries: Array, epoch: Epoch) -> bool:
         """Record an epoch, and return whether one of the callbacks ends the training.
@@ -439,12 +448,12 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         """Return new data as an array, and what is inferred of them."""
         check_is_fitted(self)
         X = check_table(self, X, reset=False)
-        recipe, device = self._recipe(len(X)), self.model_.prior.pi.device
+        device = self.model_.prior.pi.device
         generator = torch.Generator(device).manual_seed(self._seed)
         data = self.scaling_.standardise(X, device)
         coordinates = coordinates_of(data, self._center, self._axes)
         trained = self.population_, self._old
-        return X, infer_table(self.model_, data, coordinates, *trained, recipe, generator)
+        return X, infer_table(self.model_, data, coordinates, *trained, self._recipe, generator)
 
 
 def _numpy(values: Tensor, like: Array) -> Array:

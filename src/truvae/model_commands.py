@@ -54,10 +54,10 @@ def fit(data: str, output: str, **options: Any) -> int:
     """Learn binary codes of the rows of DATA (NPY, CSV, HDF5; NaN or nothing where missing)."""
     start = time.perf_counter()
     from truvae.saving import check_folder
-    from truvae.tables import read_table
+    from truvae.tables import read_named_table
 
     check_folder(Path(output))
-    x = read_table(data)
+    x, columns = read_named_table(data)
     use_threads(options["threads"])
     from truvae import callbacks
     from truvae.checks import device_called
@@ -81,10 +81,13 @@ def fit(data: str, output: str, **options: Any) -> int:
         status = 128 + stop.received if stop.received else 0
         if not first:
             return status
+        if columns:
+            est.feature_names_in_ = columns
         est.save(output)
     record = {"input": data, "output": output, "kind": "table", "seed": options["seed"],
               **_describe(est), "seconds": time.perf_counter() - start}  # fmt: skip
-    _print(record, options, f"{{output}}  F {est.elbo_:.2f}  sigma {_rounded(record['sigma'])}  "
+    _print(record, options, "{output}  {n_data} rows of {n_features} features  "
+           f"F {est.elbo_:.2f}  sigma {_rounded(record['sigma'])}  "
            "{active_latents:.2f} active latents  {epochs} epochs in {seconds:.1f} s")  # fmt: skip
     return status
 
@@ -180,20 +183,38 @@ def _apply(
 ) -> int:
     """Write what a method of a saved estimator makes of a table."""
     from truvae.io import check_apart
-    from truvae.tables import check_table_output, read_table, write_table
+    from truvae.tables import check_table_output, read_named_table, write_table
 
     check_table_output(Path(output))
     check_apart(Path(output), Path(data))
-    x = read_table(data)
+    x, columns = read_named_table(data)
     from truvae.estimator import TVAE
 
     est = TVAE.load(model)
+    # Not kept: scikit-learn would warn of the table, an array, which has no names.
+    known = est.__dict__.pop("feature_names_in_", None)
+    if columns and known is not None:
+        _check_columns(data, columns, [*known])
     with _told_in_one_line():
         values = method(est)(x)
     write_table(Path(output), values)
     record = {"model": model, "input": data, "output": output, "shape": list(values.shape),
               "mean": float(values.mean())}  # fmt: skip
     return _print(record, {"as_json": as_json}, "{output}  {shape}  mean {mean:.6g}")
+
+
+def _check_columns(data: str, columns: list[str], known: list[str]) -> None:
+    """Raise an `InputError` unless columns are called as those that a model was trained on."""
+    if len(columns) != len(known):
+        raise InputError(
+            f"{data} has {len(columns)} columns, the model was trained on {len(known)}"
+        )
+    for number, (found, wanted) in enumerate(zip(columns, known, strict=True), 1):
+        if found != wanted:
+            raise InputError(
+                f"column {number} of {data} is {found!r}, of the model {wanted!r}: give the "
+                "columns that it was trained on, in the same order"
+            )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from truvae.errors import InputError
 from truvae.noise import Gaussian, Noise
 from truvae.training import Epoch
 
@@ -16,6 +17,8 @@ Array = npt.NDArray[Any]
 
 # Ratio of the standard deviations of two features from which on one sigma does not suit both.
 _UNLIKE = 1000
+# Largest standardised value: sums of squares, over variances of the noise, must not overflow.
+_LARGEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,23 @@ class Scaling:
         return logs
 
     def standardise(self, x: Array, device: torch.device) -> Tensor:
-        """Return standardised data, float32."""
-        return torch.as_tensor((x - self.offset) / self.spread, dtype=torch.float32, device=device)
+        """Return standardised data, float32.
+
+        Raises
+        ------
+        InputError
+            If a value is too far from the others for that.
+        """
+        values = (x - self.offset) / self.spread
+        if (far := np.abs(values) > _LARGEST).any():
+            row, column = np.argwhere(far)[0]
+            raise InputError(
+                f"the value {x[row, column]:g} in row {row}, column {column} (from 0) lies "
+                f"{abs(values[row, column]):.2g} times the spread of its feature, "
+                f"{self.spread[column]:g}, from {self.offset[column]:g}, and {_LARGEST:g} is the "
+                "most: correct it, or mark it as missing, NaN"
+            )
+        return torch.as_tensor(values, dtype=torch.float32, device=device)
 
     def restore(self, x: Tensor) -> Tensor:
         """Return standardised data (N, D) in units of the data, float64."""
@@ -96,7 +114,7 @@ def _warn_of_unlike(spread: Array) -> None:
             f"the standard deviation of feature {most} is {spread[most]:.3g}, that of feature "
             f"{least} {spread[least]:.3g}: one sigma hardly suits both; scale them, or take the "
             "noise gaussian-per-feature",
-            stacklevel=5,
+            stacklevel=4,
         )
 
 

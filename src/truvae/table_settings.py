@@ -1,6 +1,8 @@
 """Settings of a table: the recipe and the untrained model, from the options of `TVAE`."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
@@ -42,7 +44,7 @@ def table_recipe(
     """
     if not isinstance(hidden, Iterable):
         raise InputError(f"hidden must be a list of whole numbers, not {hidden}")
-    if search is not None and not isinstance(search, Iterable):
+    if search is not None and not isinstance(search, Sequence):
         raise InputError(f"search must be a list of proposals, not {search}")
     hidden = tuple(hidden)
     whole = {"n_latents": n_latents, "n_states": n_states, "max_epochs": max_epochs}
@@ -88,20 +90,45 @@ def untrained_model(
     Raises
     ------
     InputError
-        If there is no such noise, or decoder and data do not fit together.
+        If there is no such noise, or decoder, noise and data do not fit together.
     """
     noise = _noise(noise, data)
+    extremes = _extremes(data)
+    with _told(f"the noise {type(noise).__name__} is not for data of {data.shape[1]} features"):
+        noise.data_terms(extremes)
     prior = recipe.prior(data.device)
     prior.shared = shared_prior
     if decoder is not None:
+        if not isinstance(decoder, nn.Module):
+            raise InputError(f"decoder must be a torch.nn.Module, not {decoder!r}")
         # Codes are scored by what the decoder says of each: nothing in it may be drawn.
         model = Model(prior, deepcopy(decoder).to(data.device).eval(), noise)
-        check_decoder(model, data)
+        check_decoder(model, extremes)
         return model
-    start = noise.outputs_for(data.nanmean(0))
+    with _told(f"the noise {type(noise).__name__} is not for data of {data.shape[1]} features"):
+        start = noise.outputs_for(data.nanmean(0))
     mlp = recipe.decoder(len(start), generator)
     _start_from(mlp, start, _spread(data) if isinstance(noise, Gaussian) else torch.ones(()))
-    return Model(prior, mlp, noise)
+    model = Model(prior, mlp, noise)
+    check_decoder(model, extremes)
+    return model
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell any error as an `InputError`; that of a value says itself what would be right."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(error) from error
+    except Exception as error:  # what is one's own may raise nearly anything
+        raise InputError(f"{what}: {error}") from error
+
+
+def _extremes(data: Tensor) -> Tensor:
+    """Return the least and the greatest value of each feature of data (N, D): (2, D)."""
+    known = data.isfinite()
+    return torch.stack([data.where(known, math.inf).amin(0), data.where(known, -math.inf).amax(0)])
 
 
 def _noise(noise: str | Noise, data: Tensor) -> Noise:
@@ -137,20 +164,35 @@ def _spread(data: Tensor) -> Tensor:
 
 
 def check_decoder(model: Model, data: Tensor) -> None:
-    """Raise an `InputError` if a decoder and data (N, D) do not fit together."""
-    codes = torch.zeros(2, model.n_latents).to(model.prior.pi)
-    try:
-        with torch.no_grad():
-            means = model.noise.mean(model.decode_dense(codes))
-    except RuntimeError as error:
-        raise InputError(
-            f"the decoder does not take codes (n, {model.n_latents}) of {codes.dtype}: {error}"
-        ) from None
-    if means.shape != (2, data.shape[1]):
-        raise InputError(
-            f"the decoder makes {means.shape[1]} values of a state, the data have "
-            f"{data.shape[1]} features: they must be equal"
-        )
+    """Raise an `InputError` unless decoder, noise and complete data (n, D) fit together."""
+    codes, n_features = torch.zeros(2, model.n_latents).to(model.prior.pi), data.shape[1]
+    with torch.no_grad():
+        with _told(f"the decoder does not take codes (n, {model.n_latents}) of {codes.dtype}"):
+            decoded: object = model.decoder(codes)
+        if not isinstance(decoded, Tensor) or decoded.ndim < 2 or len(decoded) != 2:
+            raise InputError(
+                "the decoder must return a tensor (n, any), a row for each code, not "
+                f"{_shown(decoded)} for 2 codes"
+            )
+        outputs, noise = decoded.flatten(1), model.noise
+        name = f"the noise {type(noise).__name__}"
+        with _told(f"{name} does not take the {outputs.shape[1]} values that the decoder makes of "
+                   f"a state, for {n_features} features"):  # fmt: skip
+            means = noise.mean(outputs)
+        if means.shape != (2, n_features):
+            raise InputError(
+                f"the decoder makes {means.shape[-1]} values of a state, the data have "
+                f"{n_features} features: they must be equal"
+            )
+        with _told(f"{name} is not for data of {n_features} features"):
+            scores = noise.log_likelihood(data, outputs)
+        if scores.shape != (len(data), 2):
+            raise InputError(f"{name} makes scores of shape {tuple(scores.shape)}, not (n, states)")
+
+
+def _shown(value: object) -> str:
+    """Return the shape of a tensor, of anything else its type."""
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
 __all__ = ["NOISES", "check_decoder", "table_recipe", "untrained_model"]

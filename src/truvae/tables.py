@@ -22,9 +22,17 @@ _MISSING = ("nan", "na", "n/a", "null", "none", "?")
 
 
 def read_table(name: str) -> Array:
-    """Read a table (n_samples, n_features) of numbers, NaN where missing.
+    """Read a table (n_samples, n_features), NaN where missing: see `read_named_table`."""
+    return read_named_table(name)[0]
 
-    Further axes, as of pictures, are flattened.
+
+def read_named_table(name: str) -> tuple[Array, list[str] | None]:
+    """Read a table (n_samples, n_features) of numbers, NaN where missing, and the names of its
+    features, if it has any.
+
+    Further axes, as of pictures, are flattened. Names are the first line of a CSV file if it has
+    words, or counts the columns from 0 or 1 on: three or more, or after an empty cell, as pandas
+    writes them.
 
     Parameters
     ----------
@@ -38,12 +46,13 @@ def read_table(name: str) -> Array:
     """
     path, _, dataset = name.partition(":") if Path(name.split(":")[0]).is_file() else (name, "", "")
     kind = Path(path).suffix.lower()
+    names = None
     if not Path(path).is_file():
         raise InputError(f"there is no file {name}")
     if kind == ".npy":
         values = _read_npy(Path(path))
     elif kind in (".csv", ".tsv"):
-        values = _read_csv(Path(path))
+        values, names = _read_csv(Path(path))
     elif kind in _HDF5:
         values = _read_hdf5(Path(path), dataset)
     else:
@@ -53,7 +62,7 @@ def read_table(name: str) -> Array:
         raise InputError(f"{name} has shape {values.shape}: a table has rows and features")
     if values.dtype.kind not in "biuf":
         raise InputError(f"{name} holds {values.dtype} values: a table has integers or floats")
-    return values.reshape(len(values), -1)
+    return values.reshape(len(values), -1), names
 
 
 def check_table_output(path: Path) -> None:
@@ -89,8 +98,8 @@ def _read_npy(path: Path) -> Array:
     return np.array(values, dtype=values.dtype.newbyteorder("="))
 
 
-def _read_csv(path: Path) -> Array:
-    """Read numbers between commas, semicolons or tabs; a first line of names is left out."""
+def _read_csv(path: Path) -> tuple[Array, list[str] | None]:
+    """Read numbers between commas, semicolons or tabs, and the names in a first line of such."""
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError:
@@ -104,7 +113,7 @@ def _read_csv(path: Path) -> Array:
         rows = [row or [""] for row in csv.reader(lines, delimiter=delimiter)]
     except csv.Error as error:
         raise InputError(f"{path} is no table of numbers: {error}") from None
-    skipped = 1 if rows and _are_names(rows[0]) else 0
+    skipped = 1 if rows and (_are_names(rows[0]) or _are_counted(rows)) else 0
     width = len(rows[skipped]) if len(rows) > skipped else 0
     for number, row in enumerate(rows[skipped:], skipped + 1):
         if len(row) != width:
@@ -112,7 +121,9 @@ def _read_csv(path: Path) -> Array:
         for column, cell in enumerate(row, 1):
             if not _is_number(cell):
                 raise InputError(f"{path}: row {number}, column {column} is no number: {cell!r}")
-    return np.array([[_number(cell) for cell in row] for row in rows[skipped:]], dtype=np.float64)
+    values = [[_number(cell) for cell in row] for row in rows[skipped:]]
+    names = [cell.strip() for cell in rows[0]] if skipped and len(rows[0]) == width else None
+    return np.array(values, dtype=np.float64), names
 
 
 def _number(cell: str) -> float:
@@ -129,6 +140,20 @@ def _are_names(cells: list[str]) -> bool:
     )
 
 
+def _are_counted(rows: list[list[str]]) -> bool:
+    """Say whether a first line counts the columns, with an empty cell above those of an index.
+
+    Less than three numbers without such a cell may as well be values.
+
+    >>> _are_counted([["", "0", "1"], ["7", "2.5", "3"]]), _are_counted([["0", "1"], ["1", "1"]])
+    (True, False)
+    """
+    cells = [cell.strip() for cell in rows[0]]
+    numbers, least = (cells[1:], 1) if cells[0] == "" else (cells, 3)
+    counted = [[str(first + i) for i in range(len(numbers))] for first in (0, 1)]
+    return len(rows) > 1 and len(numbers) >= least and numbers in counted
+
+
 def _is_number(cell: str) -> bool:
     try:
         _number(cell)
@@ -142,10 +167,13 @@ def _read_hdf5(path: Path, dataset: str) -> Array:
         import h5py
     except ImportError:
         raise InputError("reading HDF5 needs h5py: pip install 'truvae[hdf5]'") from None
+    dataset = dataset.strip("/")  # h5py's own names begin with one
     try:
         with h5py.File(path) as file:
             names: list[str] = []
             file.visititems(lambda n, item: names.append(n) if hasattr(item, "shape") else None)
+            if not names:
+                raise InputError(f"{path} has no data set: a table is one of rows and features")
             if dataset not in names and not (dataset == "" and len(names) == 1):
                 raise InputError(f"say which data set of {path}: {path}:NAME with NAME one of "
                                  f"{', '.join(names)}")  # fmt: skip
@@ -167,4 +195,4 @@ def _check_claim(path: Path, found: Any) -> None:
         check_stored(path, f"shape {shape}", size, MOST_DEFLATED, fault=fault)
 
 
-__all__ = ["EXTENSIONS", "check_table_output", "read_table", "write_table"]
+__all__ = ["EXTENSIONS", "check_table_output", "read_named_table", "read_table", "write_table"]

@@ -8,6 +8,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from truvae.errors import InputError
+
 
 class Noise(ABC):
     """How data lie around what a decoder says of a state.
@@ -120,9 +122,39 @@ def on_device(noise: Noise, device: torch.device) -> Noise:
     return copy
 
 
+def check_variances(name: str, value: object, most_axes: int = 0, positive: bool = True) -> None:
+    """Raise an `InputError` that names a parameter unless it is a tensor of finite variances.
+
+    Parameters
+    ----------
+    name, value
+        The parameter.
+    most_axes
+        0 for one number, 1 if there may be one for each observable.
+    positive
+        Whether 0 is none.
+    """
+    least = "above 0" if positive else "of 0 or more"
+    right = f"{name} must be a tensor of floats {least}, " + (
+        "a single one or (D,)" if most_axes else "a single one"
+    )
+    if not isinstance(value, Tensor):
+        raise InputError(f"{right}, not {value!r}: torch.tensor(1.0) is one")
+    if value.ndim > most_axes or not value.is_floating_point():
+        raise InputError(f"{right}, not {value.dtype} of shape {tuple(value.shape)}")
+    if not (value.isfinite() & ((value > 0) | (not positive and value == 0))).all():
+        raise InputError(f"{right}; the least is {value.min():g}, the greatest {value.max():g}")
+
+
+def check_basis(basis: Tensor, n: int) -> None:
+    """Raise an `InputError` unless a basis has the shape (n, n) that as many variances need."""
+    if basis.shape != (n, n):
+        raise InputError(f"basis must have shape ({n}, {n}), not {tuple(basis.shape)}")
+
+
 def white(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw white noise of variance 1 in the shape of a tensor."""
     return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
-__all__ = ["Noise", "on_device", "white"]
+__all__ = ["Noise", "check_basis", "check_variances", "on_device", "white"]

@@ -61,6 +61,9 @@ class BernoulliNoise(Noise):
 class PoissonNoise(Noise):
     """Counts, p(x_d | z) = Poisson(x_d; exp(o_d(z))); the decoder's outputs are log-rates.
 
+    In float32 log-likelihoods of counts n are known to about 1e-7 n log n nats: to a tenth of a nat
+    for counts up to about 1e5.
+
     Examples
     --------
     >>> x, log_rates = torch.tensor([[0.0, torch.nan]]), torch.tensor([[0.0, 3.0]])

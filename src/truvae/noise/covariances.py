@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from truvae.noise.base import Noise, white
+from truvae.errors import InputError
+from truvae.noise.base import Noise, check_basis, check_variances, white
 from truvae.noise.gaussian import Gaussian
 from truvae.noise.systems import Moments, Solved, factor, log_det, log_normal
 
@@ -38,6 +39,11 @@ class DiagonalGaussian(Solved):
     scale
         (D,), variances that outputs of 0 stand for.
 
+    Raises
+    ------
+    InputError
+        If variances are below 0, or the basis has another size.
+
     Examples
     --------
     >>> noise = DiagonalGaussian(torch.tensor(1.0), torch.eye(2), torch.tensor([3.0, 3.0]))
@@ -51,6 +57,12 @@ class DiagonalGaussian(Solved):
     sigma2: Tensor
     basis: Tensor
     scale: Tensor
+
+    def __post_init__(self) -> None:
+        """Check variances and sizes."""
+        check_variances("sigma2", self.sigma2, positive=False)
+        check_variances("scale", self.scale, most_axes=1, positive=False)
+        check_basis(self.basis, self.scale.numel())
 
     @property
     def sigma(self) -> float:
@@ -237,8 +249,8 @@ class LowRankGaussian(Solved):
 
     Raises
     ------
-    ValueError
-        If `rank` is negative.
+    InputError
+        If `rank` is negative, or `sigma2` no such tensor or not above 0.
 
     References
     ----------
@@ -262,9 +274,10 @@ class LowRankGaussian(Solved):
     floor: float = 1e-8
 
     def __post_init__(self) -> None:
-        """Check the number of loadings."""
+        """Check the variance and the number of loadings."""
+        check_variances("sigma2", self.sigma2)
         if self.rank < 0:
-            raise ValueError(f"the rank is the number of loadings, 0 or more, not {self.rank}")
+            raise InputError(f"the rank is the number of loadings, 0 or more, not {self.rank}")
 
     @property
     def sigma(self) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from truvae.noise.base import Noise, white
+from truvae.noise.base import Noise, check_basis, check_variances, white
 
 
 @dataclass
@@ -22,6 +22,11 @@ class Gaussian(Noise):
         Whether `sigma2` is known and must not be learned.
     floor
         Least variance that learning may reach.
+
+    Raises
+    ------
+    InputError
+        If `sigma2` is no such tensor, or not above 0.
 
     Attributes
     ----------
@@ -40,7 +45,8 @@ class Gaussian(Noise):
     floor: float = 1e-8
 
     def __post_init__(self) -> None:
-        """Start with no data seen."""
+        """Check the variance; no data were seen."""
+        check_variances("sigma2", self.sigma2, most_axes=1)
         self.mean_error = self.sigma2
 
     @property
@@ -115,6 +121,11 @@ class CorrelatedGaussian(Noise):
     floor
         Least variance that learning may reach.
 
+    Raises
+    ------
+    InputError
+        If variances are not above 0, or the basis has another size.
+
     Examples
     --------
     >>> noise = CorrelatedGaussian(torch.tensor([1.0, 4.0]), torch.eye(2))
@@ -126,6 +137,11 @@ class CorrelatedGaussian(Noise):
     variances: Tensor
     basis: Tensor
     floor: float = 1e-8
+
+    def __post_init__(self) -> None:
+        """Check variances and sizes."""
+        check_variances("variances", self.variances, most_axes=1)
+        check_basis(self.basis, self.variances.numel())
 
     @property
     def sigma(self) -> float:

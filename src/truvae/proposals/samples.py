@@ -27,7 +27,8 @@ class Random:
     def __call__(self, pool: Pool) -> None:
         """Offer the states."""
         n_latents, shape = pool.model.n_latents, (len(pool.current), self.n_states)
-        pool.offer(bits.random(shape, n_latents, self.probability or 1 / n_latents, pool.generator))
+        probability = 1 / n_latents if self.probability is None else self.probability
+        pool.offer(bits.random(shape, n_latents, probability, pool.generator))
 
 
 @dataclass(frozen=True)
