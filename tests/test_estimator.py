@@ -19,9 +19,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
 import truvae
-from truvae import TVAE, InputError
+from truvae import TVAE, DiagonalGaussian, InputError, LowRankGaussian
 from truvae.callbacks import progress_bar
 from truvae.noise import Gaussian, on_device
+from truvae.scaling import Scaling
 
 SMALL = {"n_latents": 8, "hidden": (8,), "n_states": 8, "max_epochs": 3, "random_state": 0}
 # The states of all rows of a call are found together: near rows share theirs.
@@ -181,6 +182,19 @@ def test_a_decoder_of_ones_own_is_trained_and_left_as_it_was():
     ({"learning_rate": np.nan}, "learning_rate must be a number above 0, not nan"),
     ({"time_budget": -1}, "time_budget must be a number above 0, not -1"),
     ({"search": truvae.Evolution(2, 2)}, "search must be a list of proposals"),
+    ({"search": iter([truvae.Evolution(2, 2)])}, "search must be a list of proposals"),
+    ({"decoder": torch.nn.Linear}, r"decoder must be a torch.nn.Module, not <class"),
+    ({"decoder": lambda z: z}, r"decoder must be a torch.nn.Module, not <function"),
+    ({"decoder": torch.nn.Sequential(torch.nn.Linear(64, 12), torch.nn.Flatten(0))},
+     r"must return a tensor \(n, any\), a row for each code, not \(24,\) for 2 codes"),
+    ({"decoder": torch.nn.Linear(64, 11), "noise": LowRankGaussian(torch.tensor(1.0), rank=1)},
+     "LowRankGaussian does not take the 11 values .* for 12 features"),
+    ({"noise": Gaussian(torch.ones(4))}, "the noise Gaussian is not for data of 12 features"),
+    ({"noise": Gaussian(torch.ones(4)), "decoder": torch.nn.Linear(64, 12)},
+     "the noise Gaussian is not for data of 12 features"),
+    ({"noise": DiagonalGaussian(torch.tensor(1.0), torch.eye(4), torch.ones(4))},
+     "the noise DiagonalGaussian is not for data of 12 features"),
+    ({"noise": "bernoulli"}, "needs data between 0 and 1"),
     ({"noise": ["gaussian"]}, "no noise"),
     ({"decoder": torch.nn.Linear(10, 12)}, r"does not take codes \(n, 64\)"),
     ({"noise": "laplace"}, "no noise 'laplace': choose one of gaussian"),
@@ -198,6 +212,16 @@ def test_bad_data_are_told():
         TVAE(**SMALL).fit(x)
     with pytest.raises(InputError, match="scale them to between 1e-30 and 1e"):
         TVAE(**SMALL).fit(table()[0] * 1e160)
+    est = TVAE(**SMALL).fit(table()[0])
+    x = table()[0]
+    x[7, 5] = 1e20
+    with pytest.raises(InputError, match=r"the value 1e\+20 in row 7, column 5 \(from 0\) lies"):
+        est.score_samples(x)
+    x[7, 5] = 1e12
+    for method in ("transform", "encode", "reconstruct", "score_samples"):
+        assert np.isfinite(getattr(est, method)(x)).all()
+    with pytest.raises(InputError, match="1e12|1e\\+12"):
+        TVAE(**SMALL, noise=Gaussian(torch.tensor(1.0))).fit(1e13 * x)
     with pytest.raises(NotFittedError):
         TVAE(**SMALL).sample()
     with pytest.raises(InputError, match="n_samples must be a whole number of 1 or more"):
@@ -458,11 +482,16 @@ def test_bounds_of_data_without_noise_are_those_in_float64():
     assert (told - torch.cat(bounds)).abs().max() < 1  # 22 with a floor of 1e-6
 
 
-def test_options_changed_after_the_training_change_nothing_that_was_learned():
+def test_options_changed_after_the_training_change_nothing_that_was_learned(tmp_path):
     x, _ = table(60)
     est = TVAE(**SMALL).fit(x).set_params(n_latents=4)
     assert est.transform(x).shape == est.encode(x).shape == (60, 8)
     assert est.components_.shape == (8, x.shape[1])
+    assert len(est.get_feature_names_out()) == 8
+    est.set_params(n_states=512, hidden=0)
+    assert est.transform(x).shape == (60, 8)
+    est.save(tmp_path / "model")
+    assert TVAE.load(tmp_path / "model").n_states == 8
 
 
 def test_a_progress_bar_shows_every_training(capfd):
@@ -471,3 +500,47 @@ def test_a_progress_bar_shows_every_training(capfd):
     for _ in range(2):
         est.fit(x)
         assert "100%" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("failing", [
+    {"noise": "bernoulli"},
+    {"callbacks": [lambda epoch: 1 / 0]},
+])  # fmt: skip
+def test_a_training_that_failed_leaves_it_unfitted(failing):
+    x, _ = table(60)
+    est = TVAE(**SMALL).fit(x).set_params(**failing)
+    with pytest.raises((InputError, ZeroDivisionError)):
+        est.fit(x)
+    with pytest.raises(NotFittedError):
+        est.transform(x)
+
+
+def test_a_feature_of_small_spread_is_filled_in_no_worse_than_by_its_mean():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3)) * [1000, 1, 0.01] + [0, 5, 0.3]
+    gaps = rng.random(x.shape) < 0.2
+    with pytest.warns(UserWarning, match="feature 0 is .*, that of feature 2 0.0"):
+        est = TVAE(**SMALL, noise="gaussian").fit(np.where(gaps, np.nan, x))
+    found = est.reconstruct(np.where(gaps, np.nan, x))
+    for column, hidden in enumerate(gaps.T):
+        own = x[:, column]
+        by_mean = np.sqrt(np.mean((own[hidden] - own[~hidden].mean()) ** 2))
+        error = np.sqrt(np.mean((found[hidden, column] - own[hidden]) ** 2))
+        assert column == 0 or error < 1.2 * by_mean
+
+
+def test_a_large_constant_column_is_scaled_alike_in_float32_and_float64():
+    x = np.float32(table()[0])
+    x[:, 3] = 1.7e9
+    for noise in ("gaussian", "gaussian-per-feature"):
+        single, double = (Scaling.of(x.astype(kind), noise) for kind in (np.float32, np.float64))
+        np.testing.assert_allclose(single.spread, double.spread, rtol=1e-5)
+        np.testing.assert_allclose(single.offset, double.offset, rtol=1e-5)
+        assert single.spread[3] < 10
+
+
+def test_a_noise_of_one_s_own_far_from_its_data_is_told_once():
+    x = table()[0] + 1e4
+    with pytest.warns(UserWarning, match="the mean of feature 0 is 1e") as caught:
+        TVAE(**SMALL, noise=Gaussian(torch.tensor(1.0))).fit(x)
+    assert len(caught) == 1

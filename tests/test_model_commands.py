@@ -11,7 +11,7 @@ from test_cli import truvae
 from test_estimator import table
 
 from truvae import TVAE, InputError, load_model
-from truvae.tables import read_table, write_table
+from truvae.tables import read_named_table, read_table, write_table
 
 
 def run(*arguments):
@@ -49,6 +49,7 @@ def test_fit_says_it_to_people_in_few_digits(fitted):
     record = json.loads(done.stdout)
     options = ["--latents", 8, "--hidden", 8, "--states", 8, "--epochs", 3, "-q"]
     told = run("fit", folder / "data.csv", "-o", folder / "again", *options).stdout
+    assert "  300 rows of 12 features  F " in told
     assert f"  F {record['elbo']:.2f}  sigma {record['sigma']:.4g}  " in told
 
 
@@ -121,8 +122,13 @@ def test_hdf5(tmp_path):
     with h5py.File(tmp_path / "a.h5", "a") as file:
         file["y"] = x[0]
     np.testing.assert_array_equal(read_table(f"{tmp_path}/a.h5:y"), x[0])
+    np.testing.assert_array_equal(read_table(f"{tmp_path}/a.h5:/one/x"), x.reshape(3, 4))
     with pytest.raises(InputError, match="one of one/x, y"):
         read_table(str(tmp_path / "a.h5"))
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        file.create_group("one")
+    with pytest.raises(InputError, match=r"empty\.h5 has no data set"):
+        read_table(str(tmp_path / "empty.h5"))
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -187,3 +193,46 @@ def test_a_table_is_not_written_over_itself(fitted):
     done = run("encode", folder / "model", folder / "same.npy", "-o", folder / "same.npy")
     assert done.returncode == 2 and "is an input" in done.stderr
     np.testing.assert_array_equal(np.load(folder / "same.npy"), x)
+
+
+@pytest.mark.parametrize(("header", "names"), [
+    ("0,1,2", ["0", "1", "2"]),
+    ("1,2,3", ["1", "2", "3"]),
+    (",0,1", ["", "0", "1"]),
+    ("a, b,2020", ["a", "b", "2020"]),
+    ("2,1,0", None),
+    ("0,1,1", None),
+    ("0.0,1.0,2.0", None),
+])  # fmt: skip
+def test_a_first_line_that_counts_the_columns_is_one_of_names(tmp_path, header, names):
+    (tmp_path / "t.csv").write_text(f"{header}\n5,6,7\n")
+    values, found = read_named_table(str(tmp_path / "t.csv"))
+    assert found == names and len(values) == (2 if names is None else 1)
+    (tmp_path / "t.csv").write_text("0,1,2\n")  # nothing else: a row
+    assert len(read_table(str(tmp_path / "t.csv"))) == 1
+
+
+def test_columns_are_those_of_the_training(fitted, tmp_path):
+    folder, _, _ = fitted
+    rows = [line.split(",") for line in (folder / "data.csv").read_text().splitlines()]
+    swapped = [[b, a, *rest] for a, b, *rest in rows]
+    for name, table_rows, code in [("same", rows, 0), ("nameless", rows[1:], 0),
+                                   ("swapped", swapped, 2), ("fewer", swapped, 2)]:  # fmt: skip
+        kept = [row[:5] for row in table_rows] if name == "fewer" else table_rows
+        (tmp_path / "t.csv").write_text("\n".join(map(",".join, kept)) + "\n")
+        done = run("score", folder / "model", tmp_path / "t.csv", "-o", tmp_path / "out.npy")
+        assert done.returncode == code, done.stderr
+        told = {"swapped": "column 1 of * is 'gene1', of the model 'gene0': give the columns",
+                "fewer": "has 5 columns, the model was trained on 12"}.get(name, "")  # fmt: skip
+        assert all(part in done.stderr for part in told.split("*"))
+        assert done.stderr.count("\n") == (code > 0)
+
+
+def test_a_value_that_is_too_far_is_told_in_one_line(fitted, tmp_path):
+    folder, x, _ = fitted
+    x = x.copy()
+    x[2, 1] = 1e20
+    np.save(tmp_path / "far.npy", x)
+    done = run("score", folder / "model", tmp_path / "far.npy", "-o", tmp_path / "out.npy")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "the value 1e+20 in row 2, column 1" in done.stderr

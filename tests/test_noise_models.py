@@ -16,6 +16,7 @@ from truvae import (
     Evolution,
     Gaussian,
     GradientFlips,
+    InputError,
     LowRankGaussian,
     Model,
     Neighbours,
@@ -351,3 +352,21 @@ def test_a_shared_prior_learns_the_mean_activity():
     prior = Bernoulli(torch.full((3,), 0.5), shared=True)
     prior.update(torch.tensor([1.0, 2.0, 6.0]), 10)
     torch.testing.assert_close(prior.pi, torch.full((3,), 0.3))
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: Gaussian(1.0), "sigma2 must be a tensor of floats above 0, a single one or"),
+    (lambda: Gaussian(torch.tensor(-1.0)), "the least is -1, the greatest -1"),
+    (lambda: Gaussian(torch.tensor([1.0, torch.nan])), "the least is nan"),
+    (lambda: Gaussian(torch.tensor(1)), "not torch.int64 of shape"),
+    (lambda: Gaussian(torch.ones(2, 2)), r"of shape \(2, 2\)"),
+    (lambda: LowRankGaussian(torch.ones(3), 1), r"a single one, not torch.float32 of shape \(3,\)"),
+    (lambda: LowRankGaussian(torch.tensor(0.0), 1), "floats above 0"),
+    (lambda: CorrelatedGaussian(torch.zeros(3), torch.eye(3)), "variances must be"),
+    (lambda: CorrelatedGaussian(torch.ones(3), torch.eye(4)), r"shape \(3, 3\), not \(4, 4\)"),
+    (lambda: DiagonalGaussian(torch.tensor(-1.0), torch.eye(3), torch.ones(3)), "of 0 or more"),
+    (lambda: DiagonalGaussian(torch.tensor(1.0), torch.eye(4), torch.ones(3)), r"shape \(3, 3\)"),
+])  # fmt: skip
+def test_parameters_that_make_no_sense_are_told(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

@@ -384,3 +384,8 @@ def test_swaps_keep_the_number_of_active_bits_unless_there_is_none():
     swapped = pool._words[1]
     assert (bits.count(swapped) == torch.where(active == 0, 1, active)).all()
     assert (bits.count(swapped ^ parents[:, None]) == torch.where(active == 0, 1, 2)).all()
+
+
+def test_a_probability_of_0_is_0():
+    *_, pool = pool_after(Random(5, probability=0.0))
+    assert (pool._words[1] == 0).all()

@@ -3,6 +3,7 @@
 import math
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import all_states, make_data, make_model, make_population
@@ -13,6 +14,7 @@ from truvae import (
     Exhaustive,
     Gaussian,
     GradientFlips,
+    InputError,
     Model,
     NearChunks,
     Neighbours,
@@ -485,3 +487,36 @@ def test_a_deepened_decoder_says_the_same(n_hidden):
     torch.testing.assert_close(deep(z), model.decoder(z))
     with pytest.raises(ValueError, match="linear"):
         deepen(deep)
+
+
+def trained_on(data, dtype=torch.float32, noise=None):
+    """Train a small model for an epoch."""
+    g = torch.Generator().manual_seed(0)
+    model = make_model(dtype=dtype)
+    model.noise = noise or model.noise
+    population = make_population(model, len(data), 8)
+    chunks, search = ShuffledChunks(len(data), 32), [Evolution(2, 2)]
+    return [*fit(model, population, data, epochs=1, chunks=chunks, search=search, generator=g)]
+
+
+@pytest.mark.parametrize("data", [np.zeros((30, 5)), [[0.0] * 5] * 30])
+def test_data_that_are_no_tensors_are_told(data):
+    with pytest.raises(InputError, match=r"data must be a tensor \(N, D\), .*torch.as_tensor"):
+        trained_on(data)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_data_too_far_from_0_for_float32_are_told_once(constant):
+    near = make_data(make_model(), 2500, missing=0.1).float()
+    far = near + torch.tensor([0, 0, 0, 1e3, 0])
+    if constant:
+        far[:, 3] = 1e3
+    with pytest.warns(UserWarning, match="the mean of feature 3 is ") as caught:
+        trained_on(far)
+    assert len(caught) == 1
+    # Nothing is said of these.
+    trained_on(far.double(), torch.float64)
+    trained_on(far.abs(), noise=PoissonNoise())
+    near[:, 0], near[:, 1] = 0, 3.0  # constant
+    near[:2400, 2] = 3 + 1e-3 * torch.randn(2400)  # nearly, but for the last rows
+    trained_on(near)
