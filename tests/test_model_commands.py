@@ -68,9 +68,11 @@ def test_a_signal_ends_the_training_within_an_epoch(tmp_path):
 
 
 def test_what_the_commands_write_is_what_the_estimator_says(fitted):
+    pandas = pytest.importorskip("pandas")
     folder, x, _ = fitted
     est = TVAE.load(folder / "model")
     np.save(folder / "data.npy", x)
+    x = pandas.DataFrame(x, columns=[f"gene{i}" for i in range(12)])
     for arguments, expected in [
         (["encode"], est.encode(x)),
         (["encode", "--means"], est.transform(x)),
@@ -236,3 +238,13 @@ def test_a_value_that_is_too_far_is_told_in_one_line(fitted, tmp_path):
     done = run("score", folder / "model", tmp_path / "far.npy", "-o", tmp_path / "out.npy")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "the value 1e+20 in row 2, column 1" in done.stderr
+
+
+def test_fit_tells_its_warnings_as_notes(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 3)) * [1e4, 1, 1]
+    np.save(tmp_path / "x.npy", x)
+    options = ["--latents", 4, "--states", 4, "--epochs", 1, "--json"]
+    done = run("fit", tmp_path / "x.npy", "-o", tmp_path / "model", *options)
+    assert done.returncode == 0
+    assert "truvae: note: the standard deviation of feature 0 is" in done.stderr
+    assert "UserWarning" not in done.stderr

@@ -189,7 +189,8 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         Raises
         ------
         InputError
-            If an option makes no sense, or a feature has no value. It is a ValueError.
+            If an option makes no sense, a feature has no value, or the noise does not take the
+            data. It is a ValueError.
         """
         self.__dict__.pop("_references", None)  # not fitted any more, should this fail
         ranks = self.ranks or ALONE

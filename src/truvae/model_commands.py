@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from truvae import torchrun
+from truvae.console import caught, tell
 from truvae.errors import InputError
 from truvae.options import RUN_OPTIONS, SEED, finite, numbers, one_of, with_options
 from truvae.signals import StopSignals
@@ -75,12 +76,13 @@ def fit(data: str, output: str, **options: Any) -> int:
             called.append(callbacks.progress_bar(leave=False))
         chosen = {name: options[name] for name in names}
         chosen |= {"should_stop": lambda: stop.received is not None, "callbacks": called}
-        with _told_in_one_line():
+        with _told_in_one_line(), caught() as warned:
             ranks = Ranks.join(device_called(options["device"]))
             est = TVAE(**chosen, hidden=hidden, ranks=ranks, random_state=options["seed"]).fit(x)
         status = 128 + stop.received if stop.received else 0
         if not first:
             return status
+        tell(warned, options)
         if columns:
             est.feature_names_in_ = columns
         est.save(output)

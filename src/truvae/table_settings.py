@@ -116,11 +116,11 @@ def untrained_model(
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Tell any error as an `InputError`; that of a value says itself what would be right."""
+    """Tell any error as an `InputError`; one says already what would be right."""
     try:
         yield
-    except ValueError as error:
-        raise InputError(error) from error
+    except InputError:
+        raise
     except Exception as error:  # what is one's own may raise nearly anything
         raise InputError(f"{what}: {error}") from error
 
@@ -176,14 +176,16 @@ def check_decoder(model: Model, data: Tensor) -> None:
             )
         outputs, noise = decoded.flatten(1), model.noise
         name = f"the noise {type(noise).__name__}"
-        with _told(f"{name} does not take the {outputs.shape[1]} values that the decoder makes of "
-                   f"a state, for {n_features} features"):  # fmt: skip
+        with _told(f"{name} is not for data of {n_features} features"):
+            wanted = len(noise.outputs_for(data[0]))
+        unequal = (
+            f"the decoder makes {outputs.shape[1]} values of a state, the data have {n_features} "
+            f"features: {name} wants {wanted} for these"
+        )
+        with _told(unequal):
             means = noise.mean(outputs)
         if means.shape != (2, n_features):
-            raise InputError(
-                f"the decoder makes {means.shape[-1]} values of a state, the data have "
-                f"{n_features} features: they must be equal"
-            )
+            raise InputError(unequal)
         with _told(f"{name} is not for data of {n_features} features"):
             scores = noise.log_likelihood(data, outputs)
         if scores.shape != (len(data), 2):

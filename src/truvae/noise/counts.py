@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from truvae.errors import InputError
 from truvae.noise.base import Noise
 
 # Rates grow no further than by the exponential of this.
@@ -30,12 +31,12 @@ class BernoulliNoise(Noise):
 
         Raises
         ------
-        ValueError
+        InputError
             If data are not between 0 and 1.
         """
         x, known = _known(x)
         if ((x < 0) | (x > 1)).any():
-            raise ValueError(
+            raise InputError(
                 f"BernoulliNoise needs data between 0 and 1, not {x.min():g} to {x.max():g}"
             )
         return torch.cat([x, known], 1)
@@ -76,12 +77,12 @@ class PoissonNoise(Noise):
 
         Raises
         ------
-        ValueError
+        InputError
             If data are negative.
         """
         x, known = _known(x)
         if (x < 0).any():
-            raise ValueError(f"PoissonNoise needs counts of 0 or more, not {x.min():g}")
+            raise InputError(f"PoissonNoise needs counts of 0 or more, not {x.min():g}")
         return torch.cat([x, known, -torch.lgamma(x + 1).sum(1, keepdim=True)], 1)
 
     def state_terms(self, outputs: Tensor, n_terms: int) -> Tensor:
