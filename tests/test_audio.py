@@ -242,6 +242,8 @@ def test_inpainting_changes_only_what_is_missing():
     whole = truvae.inpaint_audio(clean, mask, sample_rate=RATE)
     assert whole.dtype == np.int16 and np.array_equal(whole[~mask], clean[~mask])
     assert snr(clean[mask], whole[mask]) > 15
+    of_masked = truvae.inpaint_audio(np.ma.masked_array(clean, mask), sample_rate=RATE)
+    assert type(of_masked) is np.ndarray and np.array_equal(of_masked, whole)
     result = truvae.inpaint_audio(
         noisy(tones(3000)), mask[:3000] | (np.arange(3000) % 50 == 0), sample_rate=RATE,
         denoise=True, epochs=1, return_result=True,

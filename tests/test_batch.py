@@ -60,15 +60,26 @@ def test_files_of_folders_and_patterns(tmp_path, monkeypatch):
     assert found("in/**", "in/a.png") == [*found("in"), *found("in/**/*.tif")]
     assert batch.pair(["e[1].png"], "x.png") == [(Path("e[1].png"), Path("x.png"))]
     assert found("e?.png") == [("e1.png", "out/e1.png")]
-    with pytest.raises(
-        InputError, match=r"no PNG, JPEG, TIFF, NPY, WAV, FLAC or OGG files in \*.gif"
-    ):
-        found("*.gif")
+    kinds = "no PNG, JPEG, TIFF, NPY, WAV, FLAC or OGG"
+    with pytest.raises(InputError, match=rf"{kinds} files in out"):
+        found("out")
+    with pytest.raises(InputError, match=rf"{kinds} file matches n\[1\].png"):
+        batch.pair(["n[1].png"], "x.png")
     with pytest.raises(InputError, match="give an existing folder"):
         batch.pair(["*.png"], "none")
 
 
 # One at a time, or several
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are any bytes on Linux")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_names_that_cannot_be_printed_are_escaped(pictures, tmp_path, jobs):
+    (pictures / "a.png").rename(pictures / "a\udcff.png")
+    done = truvae("denoise", pictures, "-o", tmp_path / "out", "-q", "--jobs", jobs, *TINY,
+                  env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3 and "a\\udcff.png  sigma" in done.stdout
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

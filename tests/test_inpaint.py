@@ -10,6 +10,7 @@ from test_restore import PLAIN, SMALL, noisy_scene, rmse, scene
 
 import truvae
 from truvae import InputError
+from truvae.checks import masked
 
 TINY = SMALL | {"epochs": 1, "patch_size": 4}
 DCT = SMALL | {"covariance": "dct", "epochs": 10}
@@ -104,11 +105,38 @@ def test_nan_is_missing_too():
         (np.zeros((48, 48)), "nothing is missing"),
         (np.ones((48, 48)), "no known pixel"),
         (np.ones((48, 47)), r"mask has shape \(48, 47\)"),
+        (np.ones(48), r"mask has shape \(48,\)"),
+        (np.ones((48, 1)), r"mask has shape \(48, 1\)"),
     ],
 )
 def test_masks_that_make_no_sense_are_told(mask, message):
     with pytest.raises(InputError, match=message):
         truvae.inpaint(scene(), mask)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_a_mask_is_of_values_pixels_or_one_frame(axis):
+    """Of each shape that it may have it says the same; others are told."""
+    stack = np.moveaxis(np.random.default_rng(0).random((2, 8, 9, 3)), -1, axis)
+    mask = gaps_of((8, 9))
+    values = np.moveaxis(np.broadcast_to(mask[..., None], (2, 8, 9, 3)), -1, axis)
+    for same in (mask, np.stack([mask, mask]), values):
+        np.testing.assert_array_equal(np.isnan(masked(stack, same, axis)), values)
+    for other in (mask[0], mask[None], mask[..., None], values[..., :1]):
+        with pytest.raises(InputError, match="they must be equal, but for the channels"):
+            masked(stack, other, axis)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_what_a_masked_array_masks_is_missing(dtype):
+    clean, mask = scene().astype(dtype), gaps_of((48, 48))
+    spoiled = np.ma.masked_array(np.where(mask, 255, clean).astype(dtype), mask)
+    filled = truvae.inpaint(spoiled, **TINY)
+    assert type(filled) is np.ndarray and filled.dtype == dtype
+    np.testing.assert_array_equal(filled, truvae.inpaint(clean, mask, **TINY))
+    result = truvae.denoise(spoiled, return_result=True, **TINY)
+    assert type(result.restored) is np.ndarray and result.restored.dtype == dtype
+    assert result.missing == pytest.approx(mask.mean())
 
 
 def test_channels_are_restored_together_wherever_their_axis_is():
@@ -230,9 +258,10 @@ def test_the_bound_is_that_of_all_patches_however_short_the_training():
 
 
 def test_frames_that_are_all_constant_are_told():
-    with pytest.raises(InputError, match="constant in frame 0"):
-        truvae.denoise(np.stack([np.zeros((32, 32)), np.ones((32, 32))]), stack="shared")
-    with pytest.raises(InputError, match="no known pixel in frame 1"):
+    for stack in ("frames", "shared"):
+        with pytest.raises(InputError, match="constant in each of 2 frames"):
+            truvae.denoise(np.stack([np.zeros((32, 32)), np.ones((32, 32))]), stack=stack)
+    with pytest.raises(InputError, match="no known pixel in frame 2"):
         frames = np.random.default_rng(0).random((2, 32, 32))
         frames[1] = np.nan
         truvae.denoise(frames, stack="shared")
@@ -240,11 +269,18 @@ def test_frames_that_are_all_constant_are_told():
         truvae.denoise(np.zeros((0, 16)))
 
 
-def test_an_empty_frame_is_told_unless_models_are_shared():
+def test_constant_frames_stay_as_they_are_unless_models_are_shared():
     _, noisy = stack_of(3)
-    noisy[1] = 5
-    with pytest.raises(InputError, match="constant in frame 1"):
-        truvae.denoise(noisy, **TINY)
+    noisy[0], noisy[1], noisy[1, 0, 0] = 0, 5, np.nan
+    progress = []
+    with pytest.warns(UserWarning, match="constant stay as they are: 1, 2 of 3"):
+        result = truvae.denoise(noisy, on_progress=progress.append, return_result=True, **TINY)
+    alone = truvae.denoise(noisy[2], return_result=True, **TINY)
+    assert (result.restored[0] == 0).all() and (result.restored[1] == 5).all()
+    np.testing.assert_array_equal(result.restored[2], alone.restored)
+    assert (result.sigma, result.elbo, result.n_data) == (alone.sigma, alone.elbo, alone.n_data)
+    assert result.frames == 3 and result.missing == pytest.approx(1 / noisy.size)
+    assert min(progress) < 0.3 and progress[-1] == 1
     restored = truvae.denoise(noisy, stack="shared", **TINY)
     assert np.isfinite(restored).all() and np.abs(restored[1] - 5).mean() < 40
 

@@ -18,6 +18,8 @@ from PIL import Image
 
 from truvae import InputError, memory
 from truvae.io import Picture, check_output, read_picture, read_plane, to_dtype, write_picture
+from truvae.io_audio import is_sound, read_sound
+from truvae.tables import read_table
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 INTEGERS = [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64]
@@ -128,6 +130,46 @@ def test_failing_to_write_leaves_what_was_there(tmp_path, monkeypatch):
         write_picture(path, Picture(np.ones((2, 2))))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
+
+
+on_posix = pytest.mark.skipif(os.name != "posix", reason="permissions, links and pipes of POSIX")
+
+
+@on_posix
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "a.npy", tmp_path / "link.npy"
+    link.symlink_to(target)
+    for value in (0, 1):
+        write_picture(link, Picture(np.full((2, 2), value)))
+        assert link.is_symlink() and (read_picture(target).data == value).all()
+    assert len([*tmp_path.rglob("*")]) == 3
+
+
+@on_posix
+def test_permissions_stay_and_read_only_files_too(tmp_path):
+    path = tmp_path / "a.npy"
+    write_picture(path, Picture(np.zeros((2, 2))))
+    path.chmod(0o620)
+    write_picture(path, Picture(np.ones((2, 2))))
+    assert path.stat().st_mode & 0o777 == 0o620
+    path.chmod(0o444)
+    with pytest.raises(InputError, match="is read-only: make it writable"):
+        check_output(path)
+
+
+@on_posix
+def test_pipes_and_devices_are_neither_read_nor_replaced(tmp_path):
+    pipe, link = tmp_path / "pipe.png", tmp_path / "link.png"
+    os.mkfifo(pipe)
+    link.symlink_to(os.devnull)
+    for path in (pipe, link):
+        assert not is_sound(path)
+        for read in (read_picture, read_plane, read_sound, lambda path: read_table(str(path))):
+            with pytest.raises(InputError, match="is no regular file: save what comes from it"):
+                read(path)
+        with pytest.raises(InputError, match="is no regular file: give another output"):
+            check_output(path)
 
 
 # --- PNG ------------------------------------------------------------------------------------

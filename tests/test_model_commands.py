@@ -169,7 +169,10 @@ def test_the_model_of_a_picture_is_saved(tmp_path):
     assert saved.config["spread"][0] == pytest.approx(noisy.std(), rel=1e-3)
     told = json.loads(run("info", tmp_path / "models" / "a", "--json").stdout)
     assert told["kind"] == "restoration" and told["patch_size"] == records[0]["patch_size"]
-    assert told["elbo"] == pytest.approx(records[0]["elbo"])
+    assert told["elbo"] == pytest.approx(records[0]["elbo"]) and told["epochs"] == 2
+    assert told["n_features"] is None
+    lines = run("info", tmp_path / "models" / "a").stdout
+    assert "epochs       2\n" in lines and "None" not in lines
     done = run("denoise", tmp_path / "a.npy", "-o", tmp_path / "x.npy", "--save-model", tmp_path)
     assert done.returncode == 2 and "holds other things" in done.stderr
 

@@ -247,7 +247,7 @@ def inpaint_audio(
     True
     """
     like = np.asarray(y)
-    damaged = masked_recording(like, mask)
+    damaged = masked_recording(y, mask)
     missing = np.isnan(damaged)
     if not missing.any():
         raise InputError(

@@ -64,14 +64,17 @@ def pair(inputs: Sequence[str], output: str) -> list[tuple[Path, Path]]:
     """
     if not are_several(inputs):
         return [(Path(inputs[0]), Path(output))]
+    files = [*dict.fromkeys(file for name in inputs for file in _files(name))]
+    kinds, names = "PNG, JPEG, TIFF, NPY, WAV, FLAC or OGG", " ".join(inputs)
+    if not files and all(map(_is_pattern, inputs)):
+        raise InputError(f"no {kinds} file matches {names}")
+    if not files:
+        raise InputError(f"no {kinds} files in {names}")
     out = Path(output)
     if not out.is_dir():
         raise InputError(
             f"several pictures go to a folder, and {output} is not one: give an existing folder"
         )
-    files = [*dict.fromkeys(file for name in inputs for file in _files(name))]
-    if not files:
-        raise InputError(f"no PNG, JPEG, TIFF, NPY, WAV, FLAC or OGG files in {' '.join(inputs)}")
     targets = [out / _lossless(file.name) for file in files]
     check_distinct(targets)
     return list(zip(files, targets, strict=True))

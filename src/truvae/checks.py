@@ -17,6 +17,24 @@ _TINY, HUGE = 1e-30, 1e30
 _FEWEST = 64
 
 
+def unmasked(values: npt.ArrayLike) -> Array:
+    """Return a plain array; what a masked array of NumPy masks is missing, so that it becomes NaN.
+
+    >>> unmasked(np.ma.masked_equal([1, -1, 3], -1))
+    array([ 1., nan,  3.])
+    """
+    array = np.asarray(values)
+    unknown = np.asarray(np.ma.getmask(values))  # one False where there is no mask
+    if array.dtype.kind not in "iuf" or not unknown.any():
+        return array
+    return _without(array, unknown)
+
+
+def _without(array: Array, unknown: Array) -> Array:
+    """Return numbers as float64 with NaN where they are `unknown`, same shape or fewer channels."""
+    return np.where(unknown, np.nan, array.astype(np.float64))
+
+
 def frames_of(image: npt.ArrayLike, channel_axis: int | None) -> tuple[Array, int | None]:
     """Return a picture or a stack of them as float64 frames (F, R, C, K), and which axis of `image`
     holds the channels.
@@ -31,7 +49,7 @@ def frames_of(image: npt.ArrayLike, channel_axis: int | None) -> tuple[Array, in
     UserWarning
         If the last of three axes looks like colour channels, and nothing was said of it.
     """
-    array = np.asarray(image)
+    array = unmasked(image)
     _check_numbers(array, "a picture")
     if array.size == 0:
         raise InputError(f"the picture has no known pixel: there are no values in {array.shape}")
@@ -80,28 +98,33 @@ def _looks_coloured(array: Array) -> bool:
     return array.ndim == 3 and array.shape[-1] in (3, 4)
 
 
-def check_frames(frames: Array, together: bool) -> None:
+def check_frames(frames: Array) -> None:
     """Raise an `InputError` if frames (F, R, C, K), NaN where missing, cannot be learned from.
 
-    Some of those that are restored `together` may be constant.
+    Some of them may be constant. People count frames from 1.
     """
     if np.isinf(frames).any():
         raise InputError("the picture has infinite values; mark missing pixels as NaN")
     n_frames, n_channels = len(frames), frames.shape[3]
     for f, k in np.argwhere(np.isnan(frames).all((1, 2))):
-        where = f" in frame {f}" if n_frames > 1 else ""
+        where = f" in frame {f + 1}" if n_frames > 1 else ""
         where += f" in channel {k}" if n_channels > 1 else ""
         raise InputError(f"the picture has no known pixel{where}: all values are missing")
     low, high = np.nanmin(frames, (1, 2)), np.nanmax(frames, (1, 2))
-    constant = (low == high).all(1)
-    if constant.all() if together else constant.any():
-        f = int(constant.argmax())
-        where = f" in frame {f}" if n_frames > 1 else ""
+    if are_constant(frames).all():
+        where = f" in each of {n_frames} frames" if n_frames > 1 else ""
+        which = " of frame 1" if n_frames > 1 else ""
         raise InputError(
-            f"the picture is constant{where} (all known pixels are {low[f, 0]:g}): there is "
+            f"the picture is constant{where} (all known pixels{which} are {low[0, 0]:g}): there is "
             "nothing to learn from"
         )
     _check_sizes("picture", low, high)
+
+
+def are_constant(frames: Array) -> Array:
+    """Return which of frames (F, R, C, K) hold nothing but one value in each channel, (F,) bool."""
+    constant: Array = (np.nanmin(frames, (1, 2)) == np.nanmax(frames, (1, 2))).all(1)
+    return constant
 
 
 def _check_sizes(what: str, low: npt.ArrayLike, high: npt.ArrayLike) -> None:
@@ -122,9 +145,10 @@ def masked(image: npt.ArrayLike, mask: npt.ArrayLike | None, channel_axis: int |
     Raises
     ------
     InputError
-        If the mask has another shape than the picture, or the picture without its channel axis.
+        If the mask has another shape than the picture, the picture without its channel axis, or one
+        frame without it.
     """
-    array = np.asarray(image)
+    array = unmasked(image)
     _check_numbers(array, "a picture")
     if mask is None:
         return array
@@ -132,16 +156,15 @@ def masked(image: npt.ArrayLike, mask: npt.ArrayLike | None, channel_axis: int |
     axis = -1 if channel_axis is None and _looks_coloured(array) else channel_axis
     if axis is not None:
         _check_axis(array, axis)
-    if axis is not None and unknown.ndim == array.ndim - 1:
-        unknown = np.expand_dims(unknown, axis)
-    try:
-        unknown = np.broadcast_to(unknown, array.shape)
-    except ValueError:
+    pixels = array.shape if axis is None else tuple(np.delete(array.shape, axis))
+    if unknown.shape not in (array.shape, pixels, pixels[-2:]):
         raise InputError(
             f"the mask has shape {np.shape(mask)}, the picture {array.shape}: they must be equal, "
             "but for the channels"
-        ) from None
-    return np.where(unknown, np.nan, array.astype(np.float64))
+        )
+    if axis is not None and unknown.shape != array.shape:
+        unknown = np.expand_dims(np.broadcast_to(unknown, pixels), axis)
+    return _without(array, np.broadcast_to(unknown, array.shape))
 
 
 def recording_of(y: npt.ArrayLike, sample_rate: float) -> Array:
@@ -152,7 +175,7 @@ def recording_of(y: npt.ArrayLike, sample_rate: float) -> Array:
     InputError
         If it is no recording, or cannot be learned from.
     """
-    array = np.asarray(y)
+    array = unmasked(y)
     if not 0 < sample_rate < np.inf:
         raise InputError(f"sample_rate must be above 0 (samples a second), not {sample_rate:g}")
     _check_numbers(array, "a recording")
@@ -189,7 +212,7 @@ def _check_samples(recording: Array) -> None:
     _check_sizes("recording", np.nanmin(recording), np.nanmax(recording))
 
 
-def masked_recording(y: Array, mask: npt.ArrayLike | None) -> Array:
+def masked_recording(y: npt.ArrayLike, mask: npt.ArrayLike | None) -> Array:
     """Return a recording (n,) or (n, K) of floats with NaN where a mask, (n,) or of the same shape,
     is true.
 
@@ -198,19 +221,20 @@ def masked_recording(y: Array, mask: npt.ArrayLike | None) -> Array:
     InputError
         If the mask has another shape.
     """
-    _check_numbers(y, "a recording")
+    array = unmasked(y)
+    _check_numbers(array, "a recording")
     if mask is None:
-        return y
+        return array
     unknown = np.asarray(mask) != 0
-    if unknown.ndim == 1 and y.ndim == 2:
+    if unknown.ndim == 1 and array.ndim == 2:
         unknown = unknown[:, None]
-    same = unknown.ndim == y.ndim and len(unknown) == len(y)
-    if not same or unknown.shape[-1] not in (1, y.shape[-1]):
+    same = unknown.ndim == array.ndim and len(unknown) == len(array)
+    if not same or unknown.shape[-1] not in (1, array.shape[-1]):
         raise InputError(
-            f"the mask has shape {np.shape(mask)}, the recording {y.shape}: they must be equal, "
-            "but for the channels"
+            f"the mask has shape {np.shape(mask)}, the recording {array.shape}: they must be "
+            "equal, but for the channels"
         )
-    return np.where(unknown, np.nan, y.astype(np.float64))
+    return _without(array, unknown)
 
 
 def check_table(estimator: Any, X: npt.ArrayLike, reset: bool) -> Array:
@@ -265,6 +289,7 @@ def device_called(name: str) -> torch.device:
 
 __all__ = [
     "HUGE",
+    "are_constant",
     "check_frames",
     "check_patch_size",
     "check_table",
@@ -273,4 +298,5 @@ __all__ = [
     "masked",
     "masked_recording",
     "recording_of",
+    "unmasked",
 ]

@@ -1,5 +1,6 @@
 """The command line: parse, call the public functions, write."""
 
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -340,9 +341,16 @@ for command in COMMANDS:
     app.add_command(command)
 
 
+def _print_any_name() -> None:
+    """Escape what stdout cannot encode, as stderr does: not every file name is text."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit status 2."""
     wait_without_spinning()
+    _print_any_name()
     try:
         status = app(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -1,6 +1,7 @@
 """Pictures on disk: PNG, JPEG, TIFF and NPY, told apart by their content."""
 
 import os
+import stat
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -166,14 +167,20 @@ def as_written(path: Path, data: Array) -> Array:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that is written aside and appears at `path` complete, or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".truvae.")
+    """Open a file that is written aside and appears at `path` complete, or not at all.
+
+    Where `path` is a link, it appears where that points to; a file that it replaces leaves it its
+    permissions.
+    """
+    place = _place(path)
+    handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=".truvae.")
     os.close(handle)
     try:
         with open(temporary, "w+b") as file:
             yield file
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        mode = place.stat().st_mode if place.exists() else 0o666 & ~_umask()
+        os.chmod(temporary, stat.S_IMODE(mode))
+        os.replace(temporary, place)
     except BaseException:
         os.unlink(temporary)
         raise
@@ -207,14 +214,39 @@ def check_place(path: Path) -> None:
     Raises
     ------
     InputError
-        If it is a folder, or the folder that it lies in is missing or closed.
+        If it is a folder, a device or a pipe, or read-only, or the folder that it lies in is
+        missing or closed.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the name of a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"the output folder {path.parent} does not exist: create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"the output folder {path.parent} cannot be written: choose another one")
+    place = _place(path)
+    if not place.parent.is_dir():
+        raise InputError(f"the output folder {place.parent} does not exist: create it first")
+    if not os.access(place.parent, os.W_OK):
+        raise InputError(f"the output folder {place.parent} cannot be written: choose another one")
+    if not place.exists():
+        return
+    mode = place.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} is no regular file: give another output file")
+    if not mode & 0o222:  # os.access would let root write it
+        raise InputError(f"{path} is read-only: make it writable, or give another output file")
+
+
+def check_source(path: Path, what: str) -> None:
+    """Check, before it is opened, that `path` is no folder, nor anything else that is no file.
+
+    A pipe or a device can be read but once, and opening it may take for ever.
+
+    Raises
+    ------
+    InputError
+        If it is; `what` was asked for.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give a {what}")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no regular file: save what comes from it, and give that file")
 
 
 def check_apart(target: Path, source: Path, *others: str | None) -> None:
@@ -321,8 +353,7 @@ def _format(path: Path) -> str:
 
 def _kind(path: Path) -> str:
     """Return "png", "jpeg", "tiff" or "npy" by the first bytes of the file."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give a picture")
+    check_source(path, "picture")
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -428,6 +459,11 @@ def _losses(kind: str, picture: Picture) -> list[str]:
     return notes
 
 
+def _place(path: Path) -> Path:
+    """Return where a file lies that is written to `path`."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -440,6 +476,7 @@ __all__ = [
     "check_apart",
     "check_output",
     "check_place",
+    "check_source",
     "map_npy",
     "read_picture",
     "read_plane",

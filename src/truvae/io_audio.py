@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from truvae.errors import InputError
-from truvae.io import check_place, whole_file
+from truvae.io import check_place, check_source, whole_file
 from truvae.memory import check_fits, check_stored
 
 if TYPE_CHECKING:
@@ -67,11 +67,14 @@ class Sound:
 
 
 def is_sound(path: str | os.PathLike[str]) -> bool:
-    """Tell by its first bytes whether a file is WAV, FLAC or OGG; a missing file is not.
+    """Tell by its first bytes whether a file is WAV, FLAC or OGG; a missing file is not, and a pipe
+    is left unread.
 
     >>> is_sound("missing.wav")
     False
     """
+    if not os.path.isfile(path):
+        return False
     try:
         with open(path, "rb") as file:
             return _starts_a_sound(file.read(12))
@@ -176,8 +179,7 @@ def _starts_a_sound(start: bytes) -> bool:
 
 def _check_source(path: Path) -> None:
     """Check that there is a file that may be a recording."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give a recording")
+    check_source(path, "recording")
     try:
         with path.open("rb") as file:
             start = file.read(12)

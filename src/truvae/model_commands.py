@@ -156,7 +156,8 @@ def info(model: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps(record, allow_nan=False))
     else:
-        for name, value in record.items():
+        known = {name: value for name, value in record.items() if value is not None}
+        for name, value in known.items():
             print(f"{name:12} {json.dumps(value) if isinstance(value, dict) else value}")
     return 0
 
@@ -172,7 +173,7 @@ def _told(head: dict[str, Any]) -> dict[str, Any]:
         "noise": head["noise"],
         "n_features": config.get("n_features"),
         "patch_size": config.get("patch_size"),
-        "epochs": len(history) or None,
+        "epochs": len(history) or config.get("epochs"),
         "elbo": history[-1]["elbo"] if history else config.get("elbo"),
     }
 

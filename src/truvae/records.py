@@ -105,6 +105,7 @@ def save(folder: Path, kind: str, result: "AnyResult", more: Mapping[str, Any]) 
         **more,
         "offset": result.offset.tolist(),
         "spread": result.spread.tolist(),
+        "epochs": result.epochs,
         "elbo": result.elbo,
     }
     if result.model is not None:

@@ -11,7 +11,14 @@ import numpy.typing as npt
 import torch
 
 from truvae.checkpoint import Checkpoint, checkpoint_of
-from truvae.checks import check_frames, check_patch_size, device_called, frames_of, masked
+from truvae.checks import (
+    are_constant,
+    check_frames,
+    check_patch_size,
+    device_called,
+    frames_of,
+    masked,
+)
 from truvae.clock import Clock
 from truvae.errors import InputError
 from truvae.fill import nearest_known
@@ -41,7 +48,7 @@ class Result:
     """A restored picture and how it came about; all values in the units of the input.
 
     Of a stack of frames it holds all of them. If each was restored on its own, levels, bounds and
-    errors are means over the frames, and the model is that of the first one.
+    errors are means over the frames that are not constant, and the model is that of the first one.
     """
 
     restored: Array
@@ -136,7 +143,7 @@ def denoise(
     image
         The noisy picture, integers or floats in any units: (rows, columns), and one more axis for
         colours, `channel_axis`. More axes before these are the frames of a stack. NaN marks missing
-        values; they are filled in.
+        values, as does the mask of a masked array; they are filled in.
     channel_axis
         The axis of colour channels, None for a grey picture. Patches are of all channels together.
     noise
@@ -145,8 +152,9 @@ def denoise(
         the values made to have noise of one level (`truvae.stabilise`). "auto" decides for the
         latter where the noise is clearly of its kind.
     stack
-        "frames" to restore each frame of a stack on its own, "shared" to fit models to patches of
-        all frames: much faster, and better if the frames are alike and small.
+        "frames" to restore each frame of a stack on its own, and leave constant ones as they are;
+        "shared" to fit models to patches of all frames: much faster, and better if the frames are
+        alike and small.
     quality
         "fast", "balanced" or "best": how much time to take. "best" also finds which further looks
         suit the picture (`truvae.looks`).
@@ -199,7 +207,8 @@ def denoise(
 
     Returns
     -------
-    The restored picture, same shape and dtype; or a `Result` that holds it.
+    The restored picture, same shape, dtype and units; or a `Result` that holds it. Values are kept
+    within the range of the type; floats may lie slightly beyond that of the input.
 
     Raises
     ------
@@ -232,29 +241,34 @@ def denoise(
     where = device_called(device)
     clock = Clock(time_budget, on_progress, should_stop).of(ranks)
     frames, channel_axis = frames_of(image, channel_axis)
-    check_frames(frames, together=stack == "shared")
+    check_frames(frames)
     check_patch_size(patch_size or SMALLEST_PATCH, frames.shape[1:])
     wishes = replace(wishes, n_frames=len(frames))
     options = {**wishes.options(), "stack": stack, "seed": random_state, "device": str(where),
                "time_budget": time_budget is not None}  # fmt: skip
     saves = checkpoint_of(checkpoint, resume, frames, options, ranks)
     parts = [frames] if stack == "shared" else np.split(frames, len(frames))
+    blank = are_constant(frames) & (stack == "frames")
+    if blank.any():
+        warnings.warn(_left_blank(blank), stacklevel=2)
+    begun = [index for index in range(len(parts)) if not blank[index]]
     results: list[Result] = []
-    for index, part in enumerate(parts):
+    for place, index in enumerate(begun):
         over = clock.left() <= 0 and not resume  # what was saved is there at once
         if results and (over or clock.should_stop()):
-            left = parts[index:]
+            left = begun[place:]
             warnings.warn(
                 f"there was no time for {len(left)} of {len(parts)} frames: they are as they were",
                 stacklevel=2,
             )
-            results += [_as_it_is(frame, results[0]) for frame in left]
+            results += [_as_it_is(parts[i], results[0]) for i in left]
             break
-        time_left = clock.part(index, len(parts))
+        time_left = clock.part(place, len(begun))
         states = saves if len(parts) == 1 else saves.part(f"frame-{index + 1}")
+        part = parts[index]
         done = _restored(part, wishes, where, random_state, states, time_left, on_epoch, ranks)
         results.append(done)
-    result = _joined(results, np.asarray(image), channel_axis)
+    result = _joined(results, frames, blank, np.asarray(image), channel_axis)
     return result if return_result else result.restored
 
 
@@ -277,7 +291,8 @@ def inpaint(
     image
         The picture, as for `truvae.denoise`; NaN marks missing values.
     mask
-        True, or not zero, where the picture is unknown: same shape, or without the channel axis.
+        True, or not zero, where the picture is unknown: same shape, or without the channel axis; or
+        (rows, columns) for all frames of a stack.
     denoise
         Whether to remove noise from the known values too; otherwise they stay as they are.
     channel_axis
@@ -427,15 +442,30 @@ def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:
     )
 
 
+def _left_blank(blank: Array) -> str:
+    """Say which frames are left as they are; people count them from 1."""
+    numbers = ", ".join(str(index + 1) for index in np.flatnonzero(blank))
+    return f"frames that are constant stay as they are: {numbers} of {len(blank)}"
+
+
 def _as_it_is(frames: Array, first: Result) -> Result:
     """Return frames as they are, but without gaps, with all else as told of the first one."""
-    filled = [nearest_known(torch.as_tensor(frame)).numpy() for frame in frames]
-    return replace(first, restored=np.stack(filled), history=[])
+    return replace(first, restored=_gapless(frames), history=[])
 
 
-def _joined(results: list[Result], array: Array, channel_axis: int | None) -> Result:
-    """Put frames together into an array like the one they came from."""
+def _gapless(frames: Array) -> Array:
+    """Return frames as they are, with the nearest known values in their gaps."""
+    return np.stack([nearest_known(torch.as_tensor(frame)).numpy() for frame in frames])
+
+
+def _joined(
+    results: list[Result], frames: Array, blank: Array, array: Array, channel_axis: int | None
+) -> Result:
+    """Put frames together into an array like the one they came from, blank ones as they are."""
     restored = np.concatenate([result.restored for result in results])
+    if blank.any():
+        begun, restored = restored, np.empty_like(frames)
+        restored[~blank], restored[blank] = begun, _gapless(frames[blank])
     if channel_axis is None:
         restored = restored.reshape(array.shape)
     else:
@@ -453,8 +483,8 @@ def _joined(results: list[Result], array: Array, channel_axis: int | None) -> Re
         held_out_rmse=rms(held_out) if held_out else None,
         history=[epoch for result in results for epoch in result.history],
         n_data=sum(result.n_data for result in results),
-        missing=float(np.mean([result.missing for result in results])),
-        frames=sum(result.frames for result in results),
+        missing=float(np.isnan(frames).mean()),
+        frames=len(frames),
     )
 
 

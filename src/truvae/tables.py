@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from truvae.errors import InputError
-from truvae.io import check_place, map_npy, whole_file
+from truvae.io import check_place, check_source, map_npy, whole_file
 from truvae.memory import MOST_DEFLATED, check_fits, check_stored
 
 Array = npt.NDArray[Any]
@@ -47,6 +47,7 @@ def read_named_table(name: str) -> tuple[Array, list[str] | None]:
     path, _, dataset = name.partition(":") if Path(name.split(":")[0]).is_file() else (name, "", "")
     kind = Path(path).suffix.lower()
     names = None
+    check_source(Path(path), "table")
     if not Path(path).is_file():
         raise InputError(f"there is no file {name}")
     if kind == ".npy":
