@@ -273,7 +273,7 @@ def test_constant_frames_stay_as_they_are_unless_models_are_shared():
     _, noisy = stack_of(3)
     noisy[0], noisy[1], noisy[1, 0, 0] = 0, 5, np.nan
     progress = []
-    with pytest.warns(UserWarning, match="constant stay as they are: 1, 2 of 3"):
+    with pytest.warns(UserWarning, match="frames 1, 2 of 3 are constant"):
         result = truvae.denoise(noisy, on_progress=progress.append, return_result=True, **TINY)
     alone = truvae.denoise(noisy[2], return_result=True, **TINY)
     assert (result.restored[0] == 0).all() and (result.restored[1] == 5).all()

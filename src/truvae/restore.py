@@ -444,8 +444,10 @@ def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:
 
 def _left_blank(blank: Array) -> str:
     """Say which frames are left as they are; people count them from 1."""
-    numbers = ", ".join(str(index + 1) for index in np.flatnonzero(blank))
-    return f"frames that are constant stay as they are: {numbers} of {len(blank)}"
+    numbers = [str(index + 1) for index in np.flatnonzero(blank)]
+    if len(numbers) == 1:
+        return f"frame {numbers[0]} of {len(blank)} is constant: it stays as it is"
+    return f"frames {', '.join(numbers)} of {len(blank)} are constant: they stay as they are"
 
 
 def _as_it_is(frames: Array, first: Result) -> Result:
