@@ -82,7 +82,10 @@ def isotropic(result):
     decoder = MLP(3, (), 48)
     model = Model(Bernoulli(torch.tensor([0.1, 0.3, 0.2])), decoder, Gaussian(torch.ones(())))
     settings = replace(result.settings, patch_size=4)
-    return replace(result, model=model, settings=settings, spread=np.array([1.0, 2.0, 3.0]))
+    spread = np.array([1.0, 2.0, 3.0])
+    return replace(
+        result, model=model, settings=settings, spread=spread, sigma_channels=(1.0, 2.0, 3.0)
+    )
 
 
 def written(folder, result, before, record=None, **options):

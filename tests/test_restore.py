@@ -234,6 +234,26 @@ def test_a_channel_that_is_blank_in_some_frames_does_not_hide_its_noise():
     assert result.sigma_channels == pytest.approx((20, 20), rel=0.1)
 
 
+@pytest.mark.parametrize(("sigma", "parts"), [(None, (1, 1, 0.5)), (20, (1, 1, 1))])
+def test_grey_stored_as_colours_is_restored_as_grey(sigma, parts):
+    _, noisy = noisy_scene()
+    options = {"covariance": "dct", "sigma": sigma, "return_result": True} | SMALL
+    grey = truvae.denoise(noisy, **options)
+    colours = noisy[..., None] * parts
+    result = truvae.denoise(colours, channel_axis=-1, **options)
+    assert result.sigma_channels == pytest.approx(np.multiply(grey.sigma, parts))
+    assert rmse(result.restored, grey.restored[..., None] * parts) < 1
+    assert result.axes.shape == (3, 1) and result.restored.shape == colours.shape
+
+
+def test_noise_that_colours_share_is_told_from_signal():
+    clean = np.stack([scene(), scene()[::-1], scene().T], -1)
+    noise = np.random.default_rng(0).normal(0, 20, clean.shape)
+    shared = 0.9 * noise[..., :1] + 0.44 * noise
+    restored = truvae.denoise(clean + shared, channel_axis=-1, **SMALL | {"epochs": 40})
+    assert rmse(restored, clean) < 0.5 * rmse(shared, 0)
+
+
 @pytest.mark.parametrize("size", [1e-40, 1e40])
 def test_values_beyond_floating_point_are_told(size):
     with pytest.raises(InputError, match="scale them to between 1e-30 and 1e"):

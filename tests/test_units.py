@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truvae.stabilise import PoissonGaussian
-from truvae.units import Units, rms
+from truvae.units import Turn, Units, rms
 
 CPU = torch.device("cpu")
 
@@ -61,3 +61,26 @@ def test_noise_that_grows_with_the_signal_has_one_level_in_standard_units():
     # The rms noise of the picture is told, and that is what the standardised level stands for.
     level = rms(np.sqrt(4 * clean + 9))
     assert rms(units.sigma((dark + bright) / 2)) == pytest.approx(level, rel=0.05)
+
+
+def test_a_turn_makes_noise_independent_and_comes_back():
+    rng = np.random.default_rng(0)
+    mixing = np.array([[1.0, 0.4, 0.0], [0.4, 1.0, 0.4], [0.0, 0.4, 1.0]])
+    noise = rng.normal(0, 3, (1, 200, 200, 3)) @ mixing
+    values = noise + rng.normal(0, 50, (1, 200, 200, 1))
+    turn = Turn.of(values, 9 * mixing @ mixing)
+    turned = noise @ turn.axes
+    np.testing.assert_allclose(np.corrcoef(turned.reshape(-1, 3).T), np.eye(3), atol=0.02)
+    np.testing.assert_allclose(turned.std((0, 1, 2)), turn.noise, rtol=0.02)
+    np.testing.assert_allclose(turn.levels(turn.noise), noise.std((0, 1, 2)), rtol=0.02)
+    units = Units.of(values, None, turn=turn)
+    np.testing.assert_allclose(units.restore(units.standardise(values, CPU)), values, atol=1e-3)
+
+
+def test_channels_that_are_one_become_one():
+    grey = np.random.default_rng(0).normal(9, 3, (1, 20, 20, 1))
+    values = grey * [1.0, 1.0, 0.5] + [0, 4, 0]
+    turn = Turn.of(values, 9 * np.outer([1, 1, 0.5], [1, 1, 0.5]))
+    assert turn.axes.shape == (3, 1)
+    np.testing.assert_allclose(turn.inverse(turn.forward(values)), values)
+    np.testing.assert_allclose(turn.levels(turn.noise), [3, 3, 1.5])

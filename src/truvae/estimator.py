@@ -192,7 +192,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             If an option makes no sense, a feature has no value, or the noise does not take the
             data. It is a ValueError.
         """
-        self.__dict__.pop("_references", None)  # not fitted any more, should this fail
+        self.__dict__.pop("history_", None)  # not fitted any more, should data or options be bad
         ranks = self.ranks or ALONE
         clock = Clock(self.time_budget, should_stop=self.should_stop or (lambda: False)).of(ranks)
         X = check_table(self, X, reset=True)
@@ -209,13 +209,11 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             recipe, data, self.noise, self.decoder, self.shared_prior, generator
         )
         self.population_ = recipe.states(ranks.part(len(data)), ranks.fork(generator))
-        self.history_ = []
+        self._recipe, self.history_ = recipe, []
         record = partial(self._record, data.isfinite().double().mean(0).cpu().numpy())
         rows = (self.model_, self.population_, data, self._old)
-        references = fit_table(*rows, recipe, generator, clock, record, ranks)
+        self._references = fit_table(*rows, recipe, generator, clock, record, ranks)
         self.population_ = self.population_.gather(ranks, len(data))
-        self._recipe = recipe
-        self._references = references
         return self
 
     def transform(self, X: npt.ArrayLike) -> Array:
@@ -398,7 +396,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         return self.model_.n_latents
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_references")  # which `fit` sets last
+        return hasattr(self, "history_")
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -77,7 +77,7 @@ def write_report(
     path = Path(path)
     check_report(path)
     check_alike("picture", np.shape(before), result.restored.shape)
-    if channel_axis is None and len(result.spread) > 1 and result.restored.ndim > 2:
+    if channel_axis is None and len(result.sigma_channels) > 1 and result.restored.ndim > 2:
         channel_axis = -1  # as `denoise` took it
     view = _view(result.restored, np.asarray(before), channel_axis)
     write_page(path, view, _drawings(result), record)
@@ -154,6 +154,9 @@ def generative_fields(result: "Result") -> Array:
     size, n_channels = result.settings.patch_size, len(result.spread)
     patches = added(result.model, _MOST_FIELDS).reshape(-1, n_channels, size, size)
     fields: Array = patches * result.spread[:, None, None]
+    if result.axes is not None:
+        fields = np.einsum("nkij,ck->ncij", fields, result.axes)
+        n_channels = fields.shape[1]
     if n_channels == 3:
         return np.moveaxis(fields, 1, -1)
     return fields.reshape(len(fields), n_channels * size, size)

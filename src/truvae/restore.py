@@ -78,6 +78,9 @@ class Result:
     """(K,), mean of each channel; 0 with a preset."""
     spread: Array
     """(K,), standard deviation of the picture; with a preset what the paper divides by."""
+    axes: Array | None
+    """(any, K), orthonormal: the K channels of the model in those of the picture; None if they are
+    the same, as they are unless noise is correlated between channels."""
     settings: Settings
     """The settings of `model`."""
     covariances: list[str]
@@ -390,7 +393,8 @@ def _restored(
     units, levels = ranks.first(lambda: wishes.units(varying))
     noise = units.noise
     complete = not np.isnan(varying).any()
-    plan = wishes.plan(varying.shape[1:], rms(levels) / rms(units.spread), complete)
+    shape = (*frames.shape[1:3], len(levels))
+    plan = wishes.plan(shape, rms(levels) / rms(units.spread), complete)
     for settings in plan.models:
         check_patch_size(settings.patch_size, frames.shape[1:])
     if plan.scale is not None:
@@ -428,6 +432,7 @@ def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:
         model=done.model,
         offset=units.offset,
         spread=units.spread,
+        axes=None if units.turn is None else units.turn.axes,
         settings=done.settings,
         covariances=done.covariances,
         trust_in_dct=done.trust_in_dct,

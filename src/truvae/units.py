@@ -15,13 +15,16 @@ Array = npt.NDArray[Any]
 
 # Levels of noise of two channels that differ by less than this factor count as one.
 _ALIKE = 1.2
+# A channel that varies by less than this share of what others do holds rounding errors.
+_NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
 class Units:
     """The units of a picture, channel by channel: x = offset + spread * standardised x.
 
-    Where noise depends on the signal, x is the stabilised picture (`truvae.stabilise`).
+    Where noise depends on the signal, x is the stabilised picture (`truvae.stabilise`); where it is
+    correlated between channels, x has other channels (`Turn`), K of them.
     """
 
     offset: Array
@@ -36,22 +39,31 @@ class Units:
     """(K,), the rms noise of the picture where that of the stabilised one is 1."""
     log_slope: Array
     """(K,), mean logarithm of the slope of the stabilising transform."""
+    turn: "Turn | None" = None
+    """To channels whose noise is independent."""
 
     @classmethod
     def of(
-        cls, frames: Array, noise: tuple[PoissonGaussian, ...] | None, scale: float | None = None
+        cls,
+        frames: Array,
+        noise: tuple[PoissonGaussian, ...] | None,
+        scale: float | None = None,
+        turn: "Turn | None" = None,
     ) -> "Units":
         """Return units in which the channels have mean 0 and, all together, variance 1.
 
         Parameters
         ----------
         frames
-            (F, R, C, K), NaN where missing.
+            (F, R, C, any), NaN where missing.
         noise
             Noise of each channel if it depends on the signal.
         scale
             If given, the frames are divided by it and nothing else.
+        turn
+            To channels whose noise is independent.
         """
+        frames = frames if turn is None else turn.forward(frames)
         n_channels = frames.shape[3]
         zeros, ones = np.zeros(n_channels), np.ones(n_channels)
         units = cls(zeros, ones, noise, ones, zeros)
@@ -62,7 +74,7 @@ class Units:
             return replace(units, spread=scale * ones)
         values = units.stabilise(frames).reshape(-1, n_channels)
         spread = rms(np.nanstd(values, 0)) * ones
-        return replace(units, offset=np.nanmean(values, 0), spread=spread)
+        return replace(units, offset=np.nanmean(values, 0), spread=spread, turn=turn)
 
     def balanced(self, levels: Array) -> "Units":
         """Return units in which all channels have one level of noise.
@@ -77,22 +89,25 @@ class Units:
         return replace(self, spread=self.spread * levels / rms(levels))
 
     def stabilise(self, frames: Array) -> Array:
-        """Return frames (F, R, C, K) with noise of one level in each channel."""
+        """Return frames (F, R, C, any) with noise of one level in each of K channels."""
+        frames = frames if self.turn is None else self.turn.forward(frames)
         return self._by_channel(frames, "forward")
 
     def standardise(self, frames: Array, device: torch.device) -> Tensor:
-        """Return frames (F, R, C, K) in standardised units."""
+        """Return frames (F, R, C, any) in standardised units, (F, R, C, K)."""
         standard = (self.stabilise(frames) - self.offset) / self.spread
         return torch.as_tensor(standard, dtype=torch.float32, device=device)
 
     def restore(self, images: Tensor) -> Array:
         """Return standardised estimates (F, R, C, K) in the units of the picture."""
         values = images.cpu().double().numpy() * self.spread + self.offset
-        return self._by_channel(values, "inverse")
+        restored = self._by_channel(values, "inverse")
+        return restored if self.turn is None else self.turn.inverse(restored)
 
     def sigma(self, standard: float) -> Array:
-        """Return a standardised level of noise as one of each channel of the picture, (K,)."""
-        return standard * self.spread * self.level
+        """Return a standardised level of noise as one of each channel of the picture."""
+        levels: Array = standard * self.spread * self.level
+        return levels if self.turn is None else self.turn.levels(levels)
 
     def bound(self, elbo: float, entries: Tensor) -> float:
         """Turn a lower bound of standardised data into one of the data.
@@ -113,6 +128,53 @@ class Units:
         return np.stack([getattr(noise, direction)(frames[..., k]) for k, noise in pairs], -1)
 
 
+@dataclass(frozen=True)
+class Turn:
+    """From the channels of a picture to others whose noise is independent, and back.
+
+    Grey that was stored as red, green and blue has one such channel.
+    """
+
+    axes: Array
+    """(any, K), orthonormal: what the new channels are of the old ones."""
+    mean: Array
+    """(any,), of the old channels."""
+    noise: Array
+    """(K,), standard deviation of the noise of the new channels."""
+
+    @classmethod
+    def of(cls, frames: Array, covariance: Array) -> "Turn":
+        """Return the turn to independent noise.
+
+        Parameters
+        ----------
+        frames
+            (F, R, C, K), finite.
+        covariance
+            (K, K), of their noise.
+        """
+        mean = frames.mean((0, 1, 2))
+        variances, axes = np.linalg.eigh(covariance)
+        spread = ((frames - mean) @ axes).std((0, 1, 2))
+        varies = spread > _NOTHING * spread.max()
+        return cls(axes[:, varies], mean, np.sqrt(variances[varies].clip(min=0)))
+
+    def forward(self, frames: Array) -> Array:
+        """Return frames (F, R, C, any) with the new channels, (F, R, C, K)."""
+        turned: Array = (frames - self.mean) @ self.axes
+        return turned
+
+    def inverse(self, frames: Array) -> Array:
+        """Return frames (F, R, C, K) with the old channels, (F, R, C, any)."""
+        turned: Array = frames @ self.axes.T + self.mean
+        return turned
+
+    def levels(self, levels: Array) -> Array:
+        """Return the levels of noise (K,) of new channels as those of the old ones, (any,)."""
+        old: Array = np.sqrt(np.square(self.axes) @ np.square(levels))
+        return old
+
+
 def _levels(channels: Array, noise: tuple[PoissonGaussian, ...]) -> tuple[Array, Array]:
     """Return `Units.level` and `Units.log_slope` of channels (n, K)."""
     sigma = np.stack([n.sigma(x) for n, x in zip(noise, channels.T, strict=True)], 1)
@@ -127,4 +189,4 @@ def rms(values: npt.ArrayLike) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-__all__ = ["Units", "rms"]
+__all__ = ["Turn", "Units", "rms"]

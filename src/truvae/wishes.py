@@ -1,6 +1,7 @@
 """What was asked for, and what it means for frames: their noise, and the plan to restore them."""
 
-import math
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from truvae.patches import Patches
 from truvae.presets import preset as preset_called
 from truvae.settings import NOISES, Plan, check_choice, choose, plan_of
 from truvae.stabilise import PoissonGaussian, is_signal_dependent
-from truvae.units import Units, rms
+from truvae.units import Turn, Units, rms
 
 Array = npt.NDArray[Any]
 
@@ -24,6 +25,8 @@ Array = npt.NDArray[Any]
 _NOISE_PATCH = 8
 # Most frames of a stack that take part in that.
 _NOISE_FRAMES = 8
+# Correlation of the noise of two channels that counts: less may be texture that they share.
+_CORRELATED = 0.5
 # By what factor channels differ at most in the share that noise has of their spread.
 _MOST_APART = 10.0
 
@@ -75,17 +78,42 @@ class Wishes:
         return within(plan.override(self.overrides), (self.n_frames, *shape), self.memory_limit)
 
     def units(self, frames: Array) -> tuple[Units, Array]:
-        """Return the units of frames, which know noise that depends on the signal, and the level of
-        noise to reckon with in each channel, (K,).
+        """Return the units of frames, which know noise that depends on the signal or is correlated
+        between channels, and the level of noise to reckon with in each of their channels, (K,).
         """
         noise = self._stabilisers(frames)
-        units = Units.of(frames, noise)
-        levels = _noise_levels(units.stabilise(frames), self.sigma)
+        turn = self._turn(frames, noise is not None)
+        if turn is not None and noise is not None:
+            noise = self._stabilisers(turn.forward(frames))
+        units = Units.of(frames, noise, turn=turn)
+        if turn is not None and self.sigma is not None:
+            levels = turn.noise
+        else:
+            levels = _noise_levels(units.stabilise(frames), self.sigma)
         if noise is not None:
             # Stabilised noise is 1, but less where hardly any events are counted, often most of a
             # picture.
             levels = np.maximum(levels, 1.0)
         return units, levels
+
+    def _turn(self, frames: Array, by_signal: bool) -> Turn | None:
+        """Return the turn of frames to channels whose noise is independent, if that of theirs is
+        clearly not.
+        """
+        if self.preset is not None or frames.shape[3] == 1 or np.isnan(frames).any():
+            return None
+        some = _some(frames)
+        levels = _estimated(_channels(some))
+        if self.sigma is not None:
+            levels = np.full_like(levels, self.sigma)
+        if not levels.all():
+            return None
+        correlation = _correlation(some / levels)
+        if np.abs(correlation - np.eye(len(levels))).max() < _CORRELATED:
+            return None
+        turn = Turn.of(frames, correlation * np.outer(levels, levels))
+        # Noise that depends on the signal of a channel does not on that of a mixture.
+        return None if by_signal and len(turn.noise) > 1 else turn
 
     def _stabilisers(self, frames: Array) -> tuple[PoissonGaussian, ...] | None:
         """Return the noise of each channel of frames if it is to count as signal-dependent."""
@@ -132,16 +160,31 @@ def _noise_levels(frames: Array, sigma: float | None) -> Array:
     channels = _channels(_some(frames))
     if sigma is not None:
         return np.full(len(channels), float(sigma))
-    # Small pictures have too few patches for the covariance of large ones.
-    shape = frames.shape[1:3]
-    size = min(_NOISE_PATCH, max(2, round(math.prod(shape) ** 0.5) // 12), *shape)
-    # A channel of one frame may be constant though others are not: that says nothing of its noise.
+    return _comparable(_estimated(channels), frames)
+
+
+def _correlation(frames: Array) -> Array:
+    """Return the correlation (K, K) of the noise of the channels of frames whose noise is 1: by its
+    level in the sums and differences of two channels.
+    """
+    correlation = np.eye(frames.shape[3])
+    for pair in itertools.combinations(range(len(correlation)), 2):
+        one, other = (frames[..., k] for k in pair)
+        both, apart = _estimated([one + other, one - other])
+        correlation[pair] = correlation[pair[::-1]] = np.clip((both**2 - apart**2) / 4, -1, 1)
+    return correlation
+
+
+def _estimated(channels: Sequence[Array]) -> Array:
+    """Return the estimated level of noise of channels (F, R, C), (K,); 0 of constant ones."""
+    # One plane may be constant though others are not: that says nothing of its noise.
     rough = [[plane for plane in planes if np.nanstd(plane) > 0] for planes in channels]
-    levels = [rms([_noise_level(plane, size) for plane in some] or [0.0]) for some in rough]
-    return _comparable(np.array(levels), frames)
+    return np.array([rms([_noise_level(plane) for plane in some] or [0.0]) for some in rough])
 
 
-def _noise_level(plane: Array, size: int) -> float:
+def _noise_level(plane: Array) -> float:
+    # Small pictures have too few patches for the covariance of large ones.
+    size = min(_NOISE_PATCH, max(2, round(plane.size**0.5) // 12), *plane.shape)
     offset, spread = float(np.nanmean(plane)), float(np.nanstd(plane))
     standard = torch.as_tensor((plane - offset) / spread, dtype=torch.float32)
     return spread * noise_level(Patches(standard, size))
