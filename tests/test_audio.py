@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import truvae
+from truvae.channels import Components
 from truvae.cli import app
 from truvae.errors import InputError
 from truvae.gaps import damaged_samples, fill_gaps, longest_gap, runs
@@ -56,6 +57,19 @@ def test_windows_reach_both_ends(n, length, stride):
 def test_the_noise_floor_is_found_beside_tones(sigma, seed):
     y = noisy(tones(4 * RATE, seed), sigma, seed)[:, None]
     assert noise_floor(y, RATE)[0] == pytest.approx(sigma, rel=0.03)
+
+
+@pytest.mark.parametrize("sigma", [0.003, 0.03])
+def test_the_noise_floor_is_found_between_many_partials(sigma):
+    t = np.arange(2 * RATE) / RATE
+    saw = sum(np.sin(2 * np.pi * 110 * k * t) / k for k in range(1, 36))
+    assert noise_floor(noisy(saw, sigma)[:, None], RATE)[0] == pytest.approx(sigma, rel=0.3)
+
+
+@pytest.mark.parametrize("n", [1000, 8000, 40_000])
+def test_the_floor_of_noise_alone_is_all_of_it(n):
+    y = np.random.default_rng(0).normal(0, 1, (n, 8))
+    assert noise_floor(y, RATE).mean() == pytest.approx(1, abs=0.04)
 
 
 def test_the_noise_floor_leaves_out_silence_and_gaps():
@@ -214,6 +228,61 @@ def test_channels_can_be_restored_apart():
     apart = truvae.denoise_audio(y, sample_rate=RATE, epochs=1, channels="separate")
     alone = truvae.denoise_audio(y[:, 1], sample_rate=RATE, epochs=1)
     assert np.array_equal(apart[:, 1], alone)
+
+
+def test_mono_that_is_stored_as_stereo_is_restored_as_mono():
+    clean = tones(4000)
+    y = noisy(clean, 0.05)
+    mono, both = (
+        truvae.denoise_audio(x, sample_rate=RATE, epochs=2, quality="fast", return_result=True)
+        for x in (y, np.stack([y, y], 1))
+    )
+    np.testing.assert_allclose(both.restored, mono.restored[:, None].repeat(2, 1), atol=1e-4)
+    assert both.sigma_channels == pytest.approx([mono.sigma] * 2)
+    assert both.n_data == mono.n_data
+    # Densities are of both, which have the volume of one.
+    assert both.components.shape == (2, 1) and np.abs(both.components) == pytest.approx(0.5**0.5)
+    assert both.elbo == pytest.approx(mono.elbo - 200 * np.log(2) / 2, abs=0.1)
+
+
+def test_noise_that_channels_have_in_common_is_no_signal():
+    rng, clean = np.random.default_rng(0), tones(4000)[:, None]
+    y = clean + 0.05 * (0.9 * rng.normal(0, 1, (4000, 1)) + 0.44 * rng.normal(0, 1, (4000, 2)))
+    joint, apart = (
+        truvae.denoise_audio(y, sample_rate=RATE, epochs=2, quality="fast", channels=channels)
+        for channels in ("joint", "separate")
+    )
+    both = clean.repeat(2, 1)
+    assert snr(both, joint) > snr(both, apart) > snr(both, y) + 6
+
+
+@given(st.integers(1, 5), st.integers(0, 99), st.booleans())
+def test_components_come_back_and_keep_volumes(n_channels, seed, alike):
+    rng = np.random.default_rng(seed)
+    y = rng.normal(0, 1, (100, n_channels)) @ rng.normal(0, 1, (n_channels, n_channels))
+    levels = np.ones(n_channels) if alike else rng.uniform(0.1, 1, n_channels)
+    components = Components.of(y, levels)
+    np.testing.assert_allclose(components.backward(components.forward(y)), y, atol=1e-9)
+    assert abs(np.linalg.det(components.weights)) == pytest.approx(1)
+    noise = np.diag(components.weights.T @ np.diag(levels**2) @ components.weights) ** 0.5
+    np.testing.assert_allclose(components.of_channels(noise), levels, rtol=0.2)
+
+
+def test_channels_that_have_little_in_common_are_not_mixed():
+    rng = np.random.default_rng(0)
+    y = rng.normal(0, 1, (1000, 2)) * (1, 1.01)
+    assert sorted(np.abs(Components.of(y, np.ones(2)).weights).ravel()) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("copies", [[0, 0, 1], [0, 0], [0, 1, 2]])
+def test_a_told_sigma_is_that_of_each_channel_also_of_copies(copies):
+    y = np.random.default_rng(0).normal(0, 1, (4000, 3))[:, copies]
+    components = Components.of(y, np.ones(len(copies)))
+    parts = components.forward(y)
+    live = components.vary(parts)
+    assert live.sum() == len({*copies})
+    told = components.told(np.ones(len(copies)), live)
+    np.testing.assert_allclose(told, parts.std(0), atol=0.05)
 
 
 def test_long_recordings_are_learned_from_a_sample(monkeypatch):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from inspect import signature
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import torch
 
 from truvae.audio_job import restore_sound
 from truvae.audio_settings import SoundWishes
+from truvae.channels import Components
 from truvae.checkpoint import Checkpoint, State, checkpoint_of
 from truvae.checks import device_called, masked_recording, recording_of
 from truvae.clock import Clock
@@ -52,11 +53,16 @@ class AudioResult:
     history: list[Epoch]
     """One record for each epoch, run after run."""
     model: Model | None
-    """The first model, of windows of `(x - offset) / spread`; None if none was needed."""
+    """The first model, of windows of the columns of `(x @ components - offset) / spread`; None if
+    none was needed."""
+    components: Array
+    """(K, C), what is made of K channels before they are restored: uncorrelated components, that
+    with the most power first. [[1]] of a single channel."""
     offset: Array
-    """(K,), mean of each channel; 0 with a preset."""
+    """(C,), mean of each component; 0 with a preset."""
     spread: Array
-    """(K,), standard deviation of the recording; with a preset its peak."""
+    """(C,), standard deviation of all components, in proportion to their noise where it differs;
+    with a preset the peak of the recording."""
     settings: Settings
     """The settings of the models."""
     covariances: list[str]
@@ -114,7 +120,8 @@ def denoise_audio(
     sample_rate
         Samples a second.
     channels
-        "joint" for windows of all channels together, "separate" for models of each channel.
+        "joint" to restore what channels have in common and what they differ in, by models of all
+        of it; "separate" for models of each channel, as if it was a recording of its own.
     quality
         "fast", "balanced" or "best": how much time to take.
     covariance
@@ -306,55 +313,97 @@ def _restored(
     (settings,) = plan.models
     filling = clock.without(clock.left() * (1 - _TIME_TO_FILL)).span(0, _FILLING)
     filled = _filled(recording, wishes, settings, sample_rate, saves, filling, ranks)
-    if not np.ptp(filled.restored, 0).any():
+    if not any(filled.sigma_channels):
         return filled
-    known, generator = wishes.sigma is not None, torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     clock = clock.span(_FILLING if filled.missing else 0, 1)
-    return _denoised(filled, plan, known, generator, saves, clock, on_epoch, ranks)
+    split = ranks.first(lambda: _components(recording, filled, wishes.sigma))
+    return _denoised(filled, split, plan, generator, saves, clock, on_epoch, ranks)
+
+
+class _Split(NamedTuple):
+    """The channels of a recording that hold noise, as components."""
+
+    noisy: npt.NDArray[np.bool_]
+    """(K,), which channels these are."""
+    components: Components
+    whole: Array
+    """(n, C), the components without gaps."""
+    levels: Array
+    """(C,), standard deviation of the noise of each; 0 where there is none."""
+
+
+def _components(recording: Array, filled: AudioResult, sigma: float | None) -> _Split:
+    """Split channels (n, K) with noise, NaN where missing, into components."""
+    levels = np.array(filled.sigma_channels)
+    noisy = levels > 0
+    levels, whole = levels[noisy], filled.restored[:, noisy]
+    components = Components.of(whole, levels)
+    parts = components.forward(whole)
+    if len(levels) > 1:
+        live = components.vary(parts)
+        if sigma is None:
+            seen = components.forward(recording[:, noisy])
+            levels = np.where(live, _noise(seen, parts, filled.sample_rate, None), 0.0)
+        else:
+            levels = components.told(levels, live)
+    return _Split(noisy, components, parts, levels)
 
 
 def _denoised(
     filled: AudioResult,
+    split: _Split,
     plan: Plan,
-    known: bool,
     generator: torch.Generator,
     saves: Checkpoint,
     clock: Clock,
     on_epoch: Callable[[Epoch], None],
     ranks: Ranks,
 ) -> AudioResult:
-    """Remove the noise, which may be known, from channels without gaps; one at least varies."""
-    (settings,) = plan.models
-    levels = np.array(filled.sigma_channels)
-    varying = np.ptp(filled.restored, 0) > 0
-    frames = filled.restored[None, None][..., varying]
+    """Remove the noise, which may be known, from channels without gaps; one at least has some."""
+    (settings,), components = plan.models, split.components
+    live, known = split.levels > 0, filled.sigma_source == "given"
+    frames = split.whole[None, None][..., live]
     units = Units.of(frames, None, plan.scale)
-    units = units if plan.scale else units.balanced(levels[varying])
-    noise = rms(levels[varying] / units.spread)
+    units = units if plan.scale else units.balanced(split.levels[live])
+    noise = rms(split.levels[live] / units.spread)
     device = generator.device
-    material = Material(units.standardise(frames, device), noise, known, generator, ranks)
+    seen = units.standardise(frames, device).permute(3, 0, 2, 1).contiguous()
+    material = Material(seen, noise, known, generator, ranks)
     sample = material.sample(settings)
+    entries = sample.entries.expand(len(seen)) / len(seen)  # a window is of one component
     history: list[Epoch] = []
 
+    def sigmas(standard: float) -> Array:
+        levels = np.zeros(len(live))
+        levels[live] = units.sigma(standard)
+        return components.of_channels(levels)
+
     def tell(epoch: Epoch) -> None:
-        history.append(units.record(epoch, sample.entries))
+        bound, sigma = units.bound(epoch.elbo, entries), rms(sigmas(epoch.sigma))
+        history.append(replace(epoch, elbo=bound, sigma=sigma))
         on_epoch(history[-1])
 
     done = restore_sound(material, plan, filled.sample_rate, clock, tell, saves)
-    restored, first = filled.restored.copy(), done.runs[0]
-    restored[:, varying] = units.restore(done.estimate[None, None])[0, 0]
+    parts, restored, first = split.whole.copy(), filled.restored.copy(), done.runs[0]
+    parts[:, live] = units.restore(done.estimate[None, None])[0, 0]
+    restored[:, split.noisy] = components.backward(parts)
+    levels = np.array(filled.sigma_channels)
     learned = settings.covariance == "isotropic" and first.epochs > 0 and not known
     if learned:
-        levels[varying] = units.sigma(first.model.noise.sigma)
+        levels[split.noisy] = sigmas(first.model.noise.sigma)
+    weights = np.zeros((len(levels), np.count_nonzero(live)))
+    weights[split.noisy] = components.weights[:, live]
     return replace(
         filled,
         restored=restored,
         sigma=rms(levels),
         sigma_source="learned" if learned else filled.sigma_source,
         sigma_channels=tuple(levels.tolist()),
-        elbo=units.bound(first.bound, first.entries) if first.epochs else None,
+        elbo=units.bound(first.bound, entries) if first.epochs else None,
         history=history,
         model=first.model,
+        components=weights,
         offset=units.offset,
         spread=units.spread,
         covariances=[run.settings.covariance for run in done.runs],
@@ -401,6 +450,7 @@ def _without_models(
         elbo=None,
         history=[],
         model=None,
+        components=np.zeros((whole.shape[1], 0)),
         offset=np.zeros(0),
         spread=np.zeros(0),
         settings=settings,

@@ -24,7 +24,7 @@ class Restored(NamedTuple):
     """What models and looks made of a recording, in standardised units."""
 
     estimate: Tensor
-    """(n, K)."""
+    """(n, C)."""
     runs: list[Run]
     """The models."""
     looks: int
@@ -41,8 +41,8 @@ def restore_sound(
 ) -> Restored:
     """Fit models of one kind to a recording without gaps, average their estimates, and look again.
 
-    The recording is `material.seen`, a frame (1, 1, n, K) of one row. What the checkpoint holds is
-    not done again.
+    The components of the recording are `material.seen`, frames (C, 1, n, 1) of one row each. What
+    the checkpoint holds is not done again.
     """
     looking = min(
         plan.looks * _SECONDS_PER_VALUE * material.seen.numel(), clock.left() * (1 - _FITTING)
@@ -56,7 +56,7 @@ def restore_sound(
         runs[-1].finish()
     if runs[-1].epochs == 0 and len(runs) > 1:
         runs.pop()
-    first = torch.stack([run.merged[0, 0] for run in runs]).mean(0)
+    first = torch.stack([run.merged[:, 0, :, 0].T for run in runs]).mean(0)
     rest = clock.span(_FITTING, 1)
 
     def look() -> State:
@@ -77,18 +77,18 @@ def _is_over(last: Run, clock: Clock) -> bool:
 def look_again(
     material: Material, first: Tensor, looks: int, sample_rate: float, clock: Clock
 ) -> tuple[Tensor, int]:
-    """Refine a first estimate (n, K) in two ways, and combine them; return it and the number of
+    """Refine a first estimate (n, C) in two ways, and combine them; return it and the number of
     looks: fewer than `looks` if time is short, but one.
 
     The nearest windows know what repeats itself, as voices do, the spectra what is sustained, as
     tones are. Each way goes on from its own last estimate; where one expects a smaller error, it
     counts more.
     """
-    noisy, sigma = material.seen[0, 0], material.noise
+    noisy, sigma = material.seen[:, 0, :, 0].T.contiguous(), material.noise
     near = spectral = (first, torch.ones_like(first))
     done = 0
     while done < looks and (clock.go_on(done / looks) or done == 0):
-        near = refine_recording(noisy, near[0], sigma, sample_rate)
+        near = _nearest(noisy, near[0], sigma, sample_rate)
         spectral = spectral_look(noisy, spectral[0].to(noisy), sigma, sample_rate)
         done += 1
     trusts = [
@@ -96,6 +96,16 @@ def look_again(
     ]
     share = trusts[0] / (trusts[0] + trusts[1])
     return torch.lerp(spectral[0].double(), near[0].double(), share.double()), done
+
+
+def _nearest(
+    noisy: Tensor, estimate: Tensor, sigma: float, sample_rate: float
+) -> tuple[Tensor, Tensor]:
+    """Look at each component (n, C) by the nearest windows of its own."""
+    pairs = zip(noisy.split(1, 1), estimate.split(1, 1), strict=True)
+    looks = [refine_recording(*pair, sigma, sample_rate) for pair in pairs]
+    means, variances = zip(*looks, strict=True)
+    return torch.cat(means, 1), torch.cat(variances, 1)
 
 
 __all__ = ["Restored", "look_again", "restore_sound"]

@@ -97,7 +97,7 @@ _MODEL_OPTIONS = [
         "--channels",
         "joint separate",
         "joint",
-        "Channels of a recording: windows of all together, or models of each.",
+        "Channels of a recording: what they have in common and differ in, or each on its own.",
     ),
     click.option(
         "--repair",

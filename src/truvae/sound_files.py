@@ -58,7 +58,8 @@ def restore_sound_file(
 
         write_sound_report(options["report"], result, experiment.seen, record)
     if options["save_model"]:
-        save(options["save_model"], "sound", result, {"sample_rate": result.sample_rate})
+        units = {"sample_rate": result.sample_rate, "components": result.components.tolist()}
+        save(options["save_model"], "sound", result, units)
     return record
 
 

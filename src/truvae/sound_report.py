@@ -194,8 +194,8 @@ def _drawings(result: "AudioResult") -> list[Drawing]:
 
 def _windows(result: "AudioResult", model: Model) -> Drawing:
     """Draw what single active latents add to a window."""
-    drawn = generative_windows(model, result.spread)
-    peaks = np.abs(drawn).max((1, 2))
+    drawn = generative_windows(model, result.spread[0])  # of the loudest component
+    peaks = np.abs(drawn).max(1)
     caption = (
         f"What one active latent adds to a window of {_milliseconds(result)}: {len(drawn)} of "
         f"{model.n_latents}, most used first. Each is scaled by its largest magnitude, from "
@@ -207,7 +207,7 @@ def _windows(result: "AudioResult", model: Model) -> Drawing:
 def _spectra(result: "AudioResult", model: Model, noise: DiagonalGaussian) -> Drawing:
     """Draw what single active latents make of the spectrum of a window."""
     outputs, highest = single_latents(model, _MOST_SPECTRA), result.sample_rate / 2
-    levels = generative_spectra(noise, outputs, len(result.spread))
+    levels = generative_spectra(noise, outputs)
     caption = (
         f"By how much one active latent raises (red) or lowers (blue) the power spectrum of a "
         f"window of {_milliseconds(result)}: {len(levels)} of {model.n_latents}, most used first."
@@ -219,23 +219,19 @@ def _milliseconds(result: "AudioResult") -> str:
     return f"{result.settings.patch_size / result.sample_rate * 1000:.3g} ms"
 
 
-def generative_windows(model: Model, spread: Array) -> Array:
+def generative_windows(model: Model, spread: float) -> Array:
     """Return what single active latents add to a window, at most 25, the most used ones first:
-    (n, K, P), in units of the recording, of which `spread` (K,) is one standardised unit.
+    (n, P), in units of the recording, of which `spread` is one standardised unit.
     """
-    fields = added(model, _MOST_WINDOWS)
-    windows: Array = fields.reshape(len(fields), len(spread), -1) * spread[:, None]
-    return windows
+    return added(model, _MOST_WINDOWS) * spread
 
 
-def generative_spectra(noise: DiagonalGaussian, outputs: Tensor, n_channels: int) -> Array:
+def generative_spectra(noise: DiagonalGaussian, outputs: Tensor) -> Array:
     """Return by how many decibels states have more power than the first one in each coefficient of
-    the cosine transform of a window, given decoder outputs (n + 1, any): (n, P), all channels
-    together.
+    the cosine transform of a window, given decoder outputs (n + 1, any): (n, P).
     """
     mean, variance = noise.split(outputs)
     powers = (mean.square() + variance).cpu().numpy()
-    powers = powers.reshape(len(powers), n_channels, -1).sum(1)
     levels: Array = 10 * np.log10(powers[1:] / powers[0])
     return levels
 

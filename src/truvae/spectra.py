@@ -1,5 +1,7 @@
 """What spectra of short stretches of a recording tell: how much noise there is, and where."""
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -9,8 +11,13 @@ from torch import Tensor
 
 Array = npt.NDArray[np.float64]
 
-# Seconds of a stretch from which noise is estimated, and coefficients in each of its bands.
-_STRETCH, _BAND = 0.032, 16
+# Seconds of the windows of a spectrogram. Of the stretches that noise is estimated from, and how
+# many coefficients are in each of their bands: long ones see between the partials of a chord.
+_STRETCH, _STRETCHES, _BAND = 0.032, (0.032, 0.128), 16
+# Share of the coefficients of a band that are independent, given the shape of the stretches.
+_FREE = 0.69
+# Share of stretches of one value from which on what is left is an event in silence, not noise.
+_SILENT = 0.95
 # Lengths in seconds of the windows of a spectral look, each with a step of a fraction of it.
 _LENGTHS, _STEPS = (0.016, 0.032, 0.064, 0.128, 0.256), 8
 # How much more a window counts that leaves less of the noise: by this power of what it leaves.
@@ -27,12 +34,14 @@ def noise_floor(recording: Array, sample_rate: float) -> Array:
     the noise where there is no signal. The largest ones are left out until the mean of the rest is
     no more than their median (the principle by which Chen, Zhu and Heng 2015,
     doi:10.1109/ICCV.2015.62, find the noise of pictures), but for the skewness of a chi-squared
-    variable.
+    variable. Short stretches see between sudden sounds and long ones between the partials of
+    sustained ones: the lower of the two levels counts.
 
     Parameters
     ----------
     recording
-        (n, K), NaN where missing: stretches with gaps are left out, and those of one value.
+        (n, K), NaN where missing: stretches with gaps are left out, and those of one value. Where
+        nearly all are of one value, or none is complete, the level is 0.
     sample_rate
         Samples a second.
 
@@ -43,27 +52,46 @@ def noise_floor(recording: Array, sample_rate: float) -> Array:
     >>> noise_floor(tone + rng.normal(0, 0.1, (32_000, 1)), 16_000).round(2)
     array([0.1])
     """
+    sizes = {max(1, round(seconds * sample_rate / _BAND)) * _BAND for seconds in _STRETCHES}
+    lengths = sorted({min(size, len(recording)) for size in sizes})
+    return np.array([_floor([_energies(x, length) for length in lengths]) for x in recording.T])
+
+
+def _energies(x: Array, length: int) -> Array:
+    """Return the mean squares in bands of the spectra of half-overlapping stretches of samples
+    (n,), NaN where missing, in ascending order; none where nearly all stretches are of one value.
+    """
     from scipy.fft import dct
 
-    length = max(_BAND, round(_STRETCH * sample_rate / _BAND) * _BAND)
-    length = min(length, len(recording))
-    n = len(recording) // length
-    stretches = recording[: n * length].T.reshape(recording.shape[1], n, length)
-    kept = [part[np.ptp(part, 1) > 0] for part in stretches]  # the peak to peak of gaps is NaN
-    return np.array([_floor(dct(part, norm="ortho", axis=1)) for part in kept])
+    stretches = np.lib.stride_tricks.sliding_window_view(x, length)[:: max(1, length // 2)]
+    peaks = np.ptp(stretches, 1)  # that of a gap is NaN
+    kept = np.flatnonzero(peaks > 0)
+    if len(kept) <= (1 - _SILENT) * np.isfinite(peaks).sum():
+        return np.zeros(0)
+    # Loud partials would leak from stretches that are cut off.
+    shape = np.sqrt(2) * np.sin(np.pi * (np.arange(length) + 0.5) / length)
+    band = min(_BAND, length)
+    n_bands = length // band
+    energies = []
+    for rows in np.array_split(kept, math.ceil(len(kept) / _BLOCK)):
+        spectra = dct(stretches[rows] * shape, norm="ortho", axis=1)
+        squares = np.square(spectra[:, : n_bands * band]).reshape(-1, band)
+        energies.append(squares.mean(1))
+    return np.sort(np.concatenate(energies))
 
 
-def _floor(spectra: Array) -> float:
-    """Return the level of the noise in spectra (m, length); that of all where these are none."""
-    band = min(_BAND, spectra.shape[1])
-    n_bands = spectra.shape[1] // band
-    squares = np.square(spectra[:, : n_bands * band]).reshape(-1, n_bands, band)
-    energies = np.sort(squares.mean(2), axis=None)
-    if not len(energies):
-        return 0.0
+def _floor(energies: Sequence[Array]) -> float:
+    """Return the lowest level of the noise in ascending energies of several kinds; 0 of none."""
+    return min((_level(kind) for kind in energies if len(kind)), default=0.0)
+
+
+def _level(energies: Array) -> float:
+    """Return the level of the noise in ascending energies; that of all where these are none."""
     order = np.arange(len(energies))
     means = np.cumsum(energies) / (order + 1)
-    median_of_mean = (1 - 2 / (9 * band)) ** 3  # of a chi-squared variable (Wilson-Hilferty)
+    median_of_mean = (
+        1 - 2 / (9 * _BAND * _FREE)
+    ) ** 3  # of a chi-squared variable (Wilson-Hilferty)
     even = np.flatnonzero(means * median_of_mean <= energies[order // 2])
     return float(np.sqrt(means[even[-1] if len(even) else -1]))
 
