@@ -1,5 +1,6 @@
 """Restoration of recordings: what the library and the command line call."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from inspect import signature
@@ -14,10 +15,10 @@ from truvae.audio_job import restore_sound
 from truvae.audio_settings import SoundWishes
 from truvae.channels import Components
 from truvae.checkpoint import Checkpoint, State, checkpoint_of
-from truvae.checks import device_called, masked_recording, recording_of
-from truvae.clock import Clock
+from truvae.checks import check_seed, device_called, masked_recording, recording_of
+from truvae.clock import Clock, check_budget
 from truvae.errors import InputError
-from truvae.fitting import Material
+from truvae.fitting import Material, Run
 from truvae.gaps import fill_gaps, tell_of_long_gaps
 from truvae.io import to_dtype
 from truvae.model import Model
@@ -31,6 +32,8 @@ Array = npt.NDArray[Any]
 
 # Share of the filling of gaps in the progress, where models follow, and in the time left.
 _FILLING, _TIME_TO_FILL = 0.1, 0.5
+# Share of the epochs planned below which it is told that there was little time.
+_FEW_EPOCHS = 0.5
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,8 @@ def denoise_audio(
         epochs=epochs,
     )
     recording, where = recording_of(y, sample_rate), device_called(device)
+    check_seed(random_state)
+    check_budget(time_budget)
     clock = Clock(time_budget, on_progress, should_stop).of(ranks)
     run = _run(wishes, sample_rate, random_state, where, time_budget)
     saves = checkpoint_of(checkpoint, resume, recording, run, ranks)
@@ -276,11 +281,23 @@ def inpaint_audio(
     return result if return_result else result.restored
 
 
+def untouched(
+    y: npt.ArrayLike, *, sample_rate: float, return_result: bool = True, **options: Any
+) -> AudioResult:
+    """Return a recording of which nothing is missing as it is, and what `inpaint_audio` tells."""
+    call = signature(denoise_audio).bind(y, sample_rate=sample_rate, **options)
+    call.apply_defaults()
+    result = _only_filled(recording_of(y, sample_rate), sample_rate, call.arguments)
+    return replace(result, restored=np.asarray(y))
+
+
 def _only_filled(recording: Array, sample_rate: float, options: dict[str, Any]) -> AudioResult:
     """Fill the gaps of a recording (n, K) and leave the rest as it is; check all other options."""
     wishes = SoundWishes(**{field.name: options[field.name] for field in fields(SoundWishes)})
     (settings,) = wishes.plan(recording, sample_rate).models
     where, ranks = device_called(options["device"]), options["ranks"]
+    check_seed(options["random_state"])
+    check_budget(options["time_budget"])
     clock = Clock(*(options[name] for name in ("time_budget", "on_progress", "should_stop")))
     run = _run(wishes, sample_rate, options["random_state"], where, clock.budget)
     saves = checkpoint_of(options["checkpoint"], options["resume"], recording, run, ranks)
@@ -313,12 +330,26 @@ def _restored(
     (settings,) = plan.models
     filling = clock.without(clock.left() * (1 - _TIME_TO_FILL)).span(0, _FILLING)
     filled = _filled(recording, wishes, settings, sample_rate, saves, filling, ranks)
+    _tell_of_no_noise(filled)
     if not any(filled.sigma_channels):
+        clock.on_progress(1)
         return filled
     generator = torch.Generator(device).manual_seed(seed)
     clock = clock.span(_FILLING if filled.missing else 0, 1)
     split = ranks.first(lambda: _components(recording, filled, wishes.sigma))
     return _denoised(filled, split, plan, generator, saves, clock, on_epoch, ranks)
+
+
+def _tell_of_no_noise(filled: AudioResult) -> None:
+    """Warn of channels that vary, and are left as they are."""
+    clean = (np.array(filled.sigma_channels) == 0) & (np.ptp(filled.restored, 0) > 0)
+    if clean.any():
+        what = "the recording" if clean.all() else f"{clean.sum()} of {len(clean)} channels"
+        warnings.warn(
+            f"no noise was found in {what}, nearly all of it silent or even: it stays as it is, "
+            "unless sigma is given",
+            stacklevel=2,
+        )
 
 
 class _Split(NamedTuple):
@@ -343,8 +374,9 @@ def _components(recording: Array, filled: AudioResult, sigma: float | None) -> _
     if len(levels) > 1:
         live = components.vary(parts)
         if sigma is None:
-            seen = components.forward(recording[:, noisy])
-            levels = np.where(live, _noise(seen, parts, filled.sample_rate, None), 0.0)
+            seen, known = recording[:, noisy], np.isfinite(recording[:, noisy]).mean()
+            floors = _floors(components.forward(seen), parts, known, filled.sample_rate)
+            levels = np.where(live, floors, 0.0)
         else:
             levels = components.told(levels, live)
     return _Split(noisy, components, parts, levels)
@@ -385,6 +417,7 @@ def _denoised(
         on_epoch(history[-1])
 
     done = restore_sound(material, plan, filled.sample_rate, clock, tell, saves)
+    _tell_of_little_time(done.runs[0], clock)
     parts, restored, first = split.whole.copy(), filled.restored.copy(), done.runs[0]
     parts[:, live] = units.restore(done.estimate[None, None])[0, 0]
     restored[:, split.noisy] = components.backward(parts)
@@ -412,6 +445,17 @@ def _denoised(
         n_data=len(sample.all[0].lattice(settings.stride)),
         device=str(device),
     )
+
+
+def _tell_of_little_time(first: Run, clock: Clock) -> None:
+    """Warn where a time budget cut the training of the first model short."""
+    planned = first.settings.epochs
+    if clock.budget is not None and first.epochs < _FEW_EPOCHS * planned:
+        learned = f"{first.epochs} of {planned} epochs" if first.epochs else "no model was trained"
+        warnings.warn(
+            f"there was little time to learn ({learned}): more time restores the recording better",
+            stacklevel=2,
+        )
 
 
 def _filled(
@@ -469,8 +513,18 @@ def _noise(recording: Array, whole: Array, sample_rate: float, sigma: float | No
     """
     if sigma is not None:
         return np.where(np.ptp(whole, 0) > 0, sigma, 0.0)
+    known = np.isfinite(recording).mean(0)
+    return _floors(recording, whole, known, sample_rate)
+
+
+def _floors(recording: Array, whole: Array, known: Array, sample_rate: float) -> Array:
+    """Return the noise floor of channels, (K,); from the filled recording, which has noise in the
+    share of its samples that are known, where gaps are everywhere.
+    """
     levels = noise_floor(recording, sample_rate)
-    return levels if levels.all() else np.where(levels, levels, noise_floor(whole, sample_rate))
+    if levels.all():
+        return levels
+    return np.where(levels, levels, noise_floor(whole, sample_rate) / np.sqrt(known))
 
 
 def _joined(results: Sequence[AudioResult], like: Array) -> AudioResult:
@@ -478,7 +532,7 @@ def _joined(results: Sequence[AudioResult], like: Array) -> AudioResult:
     restored = np.concatenate([result.restored for result in results], 1).reshape(like.shape)
     levels = tuple(level for result in results for level in result.sigma_channels)
     bounds = [result.elbo for result in results if result.elbo is not None]
-    first = next(result for result in results if result.model is not None)
+    first = next((result for result in results if result.model is not None), results[0])
     return replace(
         first,
         restored=to_dtype(restored, like.dtype),

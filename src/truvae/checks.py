@@ -1,6 +1,7 @@
 """What is checked of arrays and options before any work: each error says what would be right."""
 
 import warnings
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -176,8 +177,8 @@ def recording_of(y: npt.ArrayLike, sample_rate: float) -> Array:
         If it is no recording, or cannot be learned from.
     """
     array = unmasked(y)
-    if not 0 < sample_rate < np.inf:
-        raise InputError(f"sample_rate must be above 0 (samples a second), not {sample_rate:g}")
+    if not isinstance(sample_rate, Real) or not 0 < sample_rate < np.inf:
+        raise InputError(f"sample_rate must be above 0 (samples a second), not {sample_rate!r}")
     _check_numbers(array, "a recording")
     if array.ndim not in (1, 2) or array.size == 0:
         raise InputError(
@@ -276,6 +277,12 @@ def check_patch_size(size: int, shape: tuple[int, ...]) -> None:
         )
 
 
+def check_seed(random_state: Any) -> None:
+    """Raise an `InputError` if a seed is no whole number."""
+    if not isinstance(random_state, Integral):
+        raise InputError(f"random_state must be a whole number, not {random_state!r}")
+
+
 def device_called(name: str) -> torch.device:
     """Return the device called `name`; "auto" takes a GPU if there is one."""
     if name == "auto":
@@ -292,6 +299,7 @@ __all__ = [
     "are_constant",
     "check_frames",
     "check_patch_size",
+    "check_seed",
     "check_table",
     "device_called",
     "frames_of",

@@ -4,7 +4,9 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from numbers import Real
 
+from truvae.errors import InputError
 from truvae.ranks import ALONE, Ranks
 
 
@@ -150,6 +152,12 @@ class Clock:
         return (self.budget - self.left()) / max(self.budget - closing, 1e-9)
 
 
+def check_budget(seconds: float | None) -> None:
+    """Raise an `InputError` if a time budget that was asked for makes no sense."""
+    if seconds is not None and not (isinstance(seconds, Real) and seconds > 0):
+        raise InputError(f"time_budget must be above 0 (seconds), not {seconds!r}")
+
+
 class Pace:
     """How long the E-steps of one pass over N data points take, so many of them at a time."""
 
@@ -169,4 +177,4 @@ class Pace:
         self._seen += n_points
 
 
-__all__ = ["Clock", "Pace", "Stopwatch"]
+__all__ = ["Clock", "Pace", "Stopwatch", "check_budget"]

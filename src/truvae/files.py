@@ -24,7 +24,7 @@ from truvae.io import (
     to_dtype,
     write_picture,
 )
-from truvae.io_audio import is_sound
+from truvae.io_audio import SOUND_EXTENSIONS, is_sound
 from truvae.records import concluded, described, failure, save
 from truvae.threads import use_threads
 
@@ -113,7 +113,7 @@ def restore_file(
     InputError
         If the file or an option makes no sense.
     """
-    if is_sound(source):
+    if is_sound(source) or source.suffix.lower() in SOUND_EXTENSIONS:
         from truvae.sound_files import restore_sound_file
 
         return restore_sound_file(source, target, options, start, should_stop)
@@ -154,6 +154,7 @@ def restore_together(
     works, records = [], []
     for task in tasks:
         try:
+            _check_picture(task[0])
             works.append(_Work.begin(*task))
         except (InputError, OSError) as error:
             records.append(failure(task[0], error))
@@ -170,6 +171,12 @@ def restore_together(
     if works[0].options["save_model"]:
         _save_model(works[0].options["save_model"], result)
     return records
+
+
+def _check_picture(source: Path) -> None:
+    """Raise an `InputError` for a recording."""
+    if is_sound(source):
+        raise InputError(f"{source} is a recording: --shared-model is for pictures")
 
 
 def _restore_alike(

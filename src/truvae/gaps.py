@@ -28,6 +28,8 @@ _LONG_GAP = 0.05
 # So many samples in a row at the highest or lowest level were clipped; so many seconds of zeros
 # were lost.
 _CLIPPED, _DROPPED = 3, 0.001
+# Share of the samples that may be clipped at one level: more is what there is between sounds.
+_MOST_CLIPPED = 0.5
 
 
 def damaged_samples(y: Array, repairs: Sequence[str], sample_rate: float) -> Array:
@@ -39,7 +41,8 @@ def damaged_samples(y: Array, repairs: Sequence[str], sample_rate: float) -> Arr
         The recording.
     repairs
         "clipping" for three samples or more in a row at the highest or lowest level that there is,
-        "dropouts" for exact zeros for a millisecond or more, but not at the ends.
+        unless it is 0 or most samples have it, "dropouts" for exact zeros for a millisecond or
+        more, but not at the ends.
     sample_rate
         Samples a second.
 
@@ -57,7 +60,9 @@ def damaged_samples(y: Array, repairs: Sequence[str], sample_rate: float) -> Arr
             continue  # a silent channel is whole
         if "clipping" in repairs:
             for level in (x.max(), x.min()):
-                _mark(lost[:, k], x == level, _CLIPPED)
+                reached = x == level
+                if level != 0 and reached.mean() <= _MOST_CLIPPED:
+                    _mark(lost[:, k], reached, _CLIPPED)
         if "dropouts" in repairs:
             zeros = x == 0
             sound = np.flatnonzero(~zeros)
@@ -231,7 +236,7 @@ def _expected(x: Array, pilot: Array, first: int, last: int, sample_rate: float)
 
     `pilot` is the recording as it was filled before.
     """
-    from scipy.linalg import cho_factor, cho_solve, toeplitz
+    from scipy.linalg import cho_factor, cho_solve
 
     reach = round(_REACH * sample_rate)
     around = pilot[max(0, first - reach) : last + reach]
@@ -243,11 +248,23 @@ def _expected(x: Array, pilot: Array, first: int, last: int, sample_rate: float)
     covariance = _autocovariance(around - mean, len(window))
     if covariance[0] > 0:
         covariance[0] *= 1 + _FLOOR
-        system = toeplitz(covariance)
-        weights = cho_solve(cho_factor(system[np.ix_(known, known)]), window[known])
+        system = _toeplitz(covariance)
+        factor = cho_factor(system[np.ix_(known, known)].T, overwrite_a=True)
+        weights = cho_solve(factor, window[known])
         window[~known] = system[np.ix_(~known, known)] @ weights
     expected: Array = np.nan_to_num(window[first - start : last - start]) + mean
     return np.where(np.isnan(x[first:last]), expected, x[first:last])
+
+
+def _toeplitz(covariance: Array) -> Array:
+    """Return the covariances of samples (n, n), given them by lag (n,), as a view.
+
+    >>> _toeplitz(np.array([3, 2, 1])).tolist()
+    [[3, 2, 1], [2, 3, 2], [1, 2, 3]]
+    """
+    both = np.concatenate([covariance[:0:-1], covariance])
+    view: Array = np.lib.stride_tricks.sliding_window_view(both, len(covariance))
+    return view[::-1]
 
 
 def _autocovariance(x: Array, n_lags: int) -> Array:

@@ -15,11 +15,12 @@ from truvae.checks import (
     are_constant,
     check_frames,
     check_patch_size,
+    check_seed,
     device_called,
     frames_of,
     masked,
 )
-from truvae.clock import Clock
+from truvae.clock import Clock, check_budget
 from truvae.errors import InputError
 from truvae.fill import nearest_known
 from truvae.io import to_dtype
@@ -242,6 +243,8 @@ def denoise(
     wishes.check()
     check_choice("stack", stack, STACKS)
     where = device_called(device)
+    check_seed(random_state)
+    check_budget(time_budget)
     clock = Clock(time_budget, on_progress, should_stop).of(ranks)
     frames, channel_axis = frames_of(image, channel_axis)
     check_frames(frames)

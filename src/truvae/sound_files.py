@@ -43,7 +43,7 @@ def restore_sound_file(
     check_sound_output(target, sound)
     check_apart(target, source, options["reference"], options.get("mask"))
     experiment = _experiment(sound, options)
-    notes = [*sound.notes, *experiment.notes("recording")]
+    notes = [*sound.notes, *experiment.notes("recording"), *_unrepaired(experiment, options)]
     result, warned = _restore(experiment, sound, notes, options, start, should_stop)
     if torchrun.rank() > 0:
         return {"input": str(source)}
@@ -82,8 +82,14 @@ def _experiment(sound: Sound, options: Mapping[str, Any]) -> Experiment:
 
 
 def _alike(sound: Sound, what: str, path: str) -> Array:
-    """Return the samples of a file, which must be as long as the recording."""
-    other = read_sound(path).data
+    """Return the samples of a file, which must be as long as the recording, at its rate."""
+    read = read_sound(path)
+    if read.sample_rate != sound.sample_rate:
+        raise InputError(
+            f"the {what} has {read.sample_rate} samples a second, the recording "
+            f"{sound.sample_rate}: they must be equal"
+        )
+    other = read.data
     if len(other) != len(sound.data) or other.shape[1] not in (1, sound.data.shape[1]):
         raise InputError(
             f"the {what} has shape {other.shape}, the recording {sound.data.shape}: they must "
@@ -108,6 +114,17 @@ def _missing(sound: Sound, options: Mapping[str, Any]) -> Array:
     if options.get("drop") is not None:
         missing = missing | dropped((len(data), 1), data.shape, options)
     return np.asarray(missing)
+
+
+def _unrepaired(experiment: Experiment, options: Mapping[str, Any]) -> list[str]:
+    """Say so where repairs were asked for, and there is nothing to repair."""
+    if not options["repair"] or _is_damaged(experiment):
+        return []
+    return [f"no {' or '.join(options['repair'])} found: nothing is missing"]
+
+
+def _is_damaged(experiment: Experiment) -> bool:
+    return experiment.missing is not None and bool(experiment.missing.any())
 
 
 def _known(data: Array) -> Array:
@@ -135,12 +152,20 @@ def _restore(
     start: float,
     should_stop: Callable[[], bool],
 ) -> tuple["AudioResult", list[str]]:
-    """Call `truvae.denoise_audio` or `inpaint_audio` with a progress bar; return warnings too."""
+    """Call `truvae.denoise_audio` or `inpaint_audio` with a progress bar; return warnings too.
+
+    Where repairs were asked for, and there is nothing to repair, a recording is only denoised, or
+    stays as it is.
+    """
     use_threads(options["threads"])
     from truvae import audio
 
     chosen = {"sample_rate": sound.sample_rate, "channels": options["channels"]}
-    if "drop" in options:  # truvae inpaint
+    call: Callable[..., Any]
+    whole = bool(options["repair"]) and not _is_damaged(experiment)
+    if whole and not options.get("denoise", True):
+        call = partial(audio.untouched, experiment.damaged, **chosen)
+    elif "drop" in options and not whole:  # truvae inpaint
         chosen |= {"denoise": options["denoise"]}
         call = partial(audio.inpaint_audio, experiment.damaged, experiment.missing, **chosen)
     else:

@@ -103,7 +103,8 @@ def _view(result: "AudioResult", before: Array) -> View:
             "where nothing else is known the spectrogram is grey."
         )
     if result.model is None:
-        told.append("No model was needed: gaps follow from the spectrum of what is around them.")
+        gaps = ": gaps follow from the spectrum of what is around them" * (result.missing > 0)
+        told.append(f"No model was needed{gaps}.")
     sounds, played = _sounds(both, sample_rate)
     shown = _spectrograms(both, sample_rate)
     return View("recording", *shown, [*told, *played], sounds)
