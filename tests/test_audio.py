@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import truvae
 from truvae.channels import Components
 from truvae.cli import app
+from truvae.clock import Stopwatch
 from truvae.errors import InputError
 from truvae.gaps import damaged_samples, fill_gaps, longest_gap, runs
 from truvae.io_audio import Sound, read_sound, write_sound
@@ -59,17 +60,17 @@ def test_the_noise_floor_is_found_beside_tones(sigma, seed):
     assert noise_floor(y, RATE)[0] == pytest.approx(sigma, rel=0.03)
 
 
-@pytest.mark.parametrize("sigma", [0.003, 0.03])
+@pytest.mark.parametrize("sigma", [0.01, 0.03])
 def test_the_noise_floor_is_found_between_many_partials(sigma):
     t = np.arange(2 * RATE) / RATE
     saw = sum(np.sin(2 * np.pi * 220 * k * t) / k for k in range(1, 18))
-    assert noise_floor(noisy(saw, sigma)[:, None], RATE)[0] == pytest.approx(sigma, rel=0.05)
+    assert noise_floor(noisy(saw, sigma)[:, None], RATE)[0] == pytest.approx(sigma, rel=0.15)
 
 
-@pytest.mark.parametrize("n", [1000, 8000, 40_000])
+@pytest.mark.parametrize("n", [4000, 8000, 40_000])
 def test_the_floor_of_noise_alone_is_all_of_it(n):
     y = np.random.default_rng(0).normal(0, 1, (n, 8))
-    assert noise_floor(y, RATE).mean() == pytest.approx(1, abs=0.04)
+    assert noise_floor(y, RATE).mean() == pytest.approx(1, abs=0.02)
 
 
 def test_the_noise_floor_leaves_out_silence_and_gaps():
@@ -332,6 +333,10 @@ def test_inpainting_changes_only_what_is_missing():
         (np.ones((5, 5, 5)), {}, "shape"),
         (np.array(["a"] * 100), {}, "integers or floats"),
         (tones(500), {"sample_rate": 0}, "sample_rate"),
+        (tones(500), {"sample_rate": "16k"}, "sample_rate must be above 0.*'16k'"),
+        (tones(500), {"random_state": 1.5}, "random_state must be a whole number, not 1.5"),
+        (tones(500), {"time_budget": 0}, "time_budget must be above 0"),
+        (tones(500), {"time_budget": -1.0}, "time_budget must be above 0"),
         (tones(500), {"sigma": -1.0}, "sigma"),
         (tones(500), {"patch_size": 600}, "patch size must be between"),
         (tones(500), {"preset": "paper:denoise-house-25"}, "paper:audio"),
@@ -478,12 +483,100 @@ def test_a_silent_channel_stays_as_it_is():
     assert result.sigma_channels[0] == 0 < result.sigma_channels[1] and result.epochs == 1
 
 
+def test_a_short_sound_in_silence_is_no_noise():
+    y = np.zeros(4000)
+    y[1000:1003] = 0.1, 0.5, 0.2
+    assert noise_floor(y[:, None], RATE) == 0
+    for channels in ("joint", "separate"):
+        with pytest.warns(UserWarning, match="no noise was found in the recording"):
+            result = truvae.denoise_audio(
+                np.stack([y, y], 1), sample_rate=RATE, channels=channels, return_result=True
+            )
+        assert np.array_equal(result.restored, np.stack([y, y], 1))
+        assert (result.sigma, result.model, result.elbo) == (0, None, None)
+    told = truvae.denoise_audio(y, sample_rate=RATE, sigma=0.1, epochs=1, return_result=True)
+    assert told.sigma == 0.1 and told.epochs == 1
+
+
+def test_a_clean_channel_stays_beside_a_noisy_one():
+    y = np.stack([np.eye(1, 4000, 1000)[0], noisy(tones(4000))], 1)
+    with pytest.warns(UserWarning, match="no noise was found in 1 of 2 channels"):
+        result = truvae.denoise_audio(y, sample_rate=RATE, epochs=1, return_result=True)
+    assert np.array_equal(result.restored[:, 0], y[:, 0])
+    assert result.sigma_channels == (0, pytest.approx(0.1, rel=0.1))
+    assert np.array_equal(result.components, [[0], [1]])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("share", "most"), [(0.1, 0.05), (0.3, 0.08)])
+def test_the_noise_is_found_where_gaps_are_everywhere(channels, share, most):
+    rng = np.random.default_rng(0)
+    y = tones(2 * RATE)[:, None] + rng.normal(0, 0.1, (2 * RATE, channels))
+    y[rng.random(y.shape) < share] = np.nan
+    found = truvae.denoise_audio(
+        y, sample_rate=RATE, quality="fast", epochs=1, return_result=True, patch_size=60
+    )
+    assert found.sigma == pytest.approx(0.1, rel=most)
+
+
+@pytest.mark.parametrize("budget", [1e-9, 4.0])
+def test_little_time_is_told(monkeypatch, budget):
+    now = [0.0]
+    monkeypatch.setattr(Stopwatch, "__call__", lambda watch: now[0])
+
+    def on_epoch(epoch):
+        now[0] += 1
+
+    with pytest.warns(UserWarning, match="little time to learn"):
+        truvae.denoise_audio(
+            noisy(tones(1000)), sample_rate=RATE, epochs=20, time_budget=budget, on_epoch=on_epoch
+        )
+
+
 @pytest.mark.parametrize("rate", [1, 29])
 def test_long_gaps_are_filled_at_any_rate(rate):
     y = np.sin(np.arange(200.0))[:, None]
     gappy = y.copy()
     gappy[50:60] = np.nan
     assert np.abs(fill_gaps(gappy, rate) - y).max() < 2
+
+
+def test_silence_is_not_clipped():
+    y = np.zeros(4000)
+    y[1000:1020] = np.hanning(20)  # nothing is below 0
+    assert not damaged_samples(y[:, None], ["clipping"], RATE).any()
+    assert not damaged_samples(y[:, None] - 1, ["clipping"], RATE).any()
+
+
+@pytest.mark.parametrize("more", [[], ["--denoise"]])
+def test_a_recording_without_damage_is_not_repaired(tmp_path, capsys, more):
+    source, target = tmp_path / "a.wav", tmp_path / "b.wav"
+    write_sound(source, Sound(noisy(tones(1000))[:, None], RATE))
+    fill = ["inpaint", str(source), "-o", str(target), "--repair", "clipping,dropouts"]
+    assert app([*fill, "--epochs", "1", *more], standalone_mode=False) == 0
+    assert "no clipping or dropouts found" in capsys.readouterr().err
+    same = np.array_equal(read_sound(target).data, read_sound(source).data)
+    assert same == (not more)
+
+
+def test_other_sample_rates_and_kinds_are_told(tmp_path, capsys):
+    source, other, bad = (tmp_path / name for name in ("a.wav", "b.wav", "bad.wav"))
+    write_sound(source, Sound(tones(500)[:, None], RATE))
+    write_sound(other, Sound(tones(500)[:, None], 2 * RATE))
+    bad.write_bytes(b"no sound")
+    out = ["-o", str(tmp_path / "out.wav")]
+    for arguments, words in [
+        (["denoise", source, "--reference", other], "the reference has 16000 samples a second"),
+        (["inpaint", source, "--mask", other], "the mask has 16000 samples a second"),
+        (["denoise", bad], "WAV, FLAC and OGG are accepted"),
+    ]:
+        assert app([*map(str, arguments), *out], standalone_mode=False) == 2
+        assert words in capsys.readouterr().err
+    folder = tmp_path / "out"
+    folder.mkdir()
+    shared = ["denoise", str(source), str(other), "-o", str(folder), "--shared-model"]
+    assert app(shared, standalone_mode=False) == 1
+    assert "a.wav is a recording: --shared-model is for pictures" in capsys.readouterr().err
 
 
 def test_a_silent_channel_is_not_damaged():

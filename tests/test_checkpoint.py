@@ -564,7 +564,8 @@ def test_what_nothing_was_learned_of_is_not_the_result_of_a_resumed_run(tmp_path
     states = tmp_path / "picture", tmp_path / "recording"
     with pytest.warns(UserWarning, match="no time to learn anything"):
         denoise(picture, time_budget=1e-9, checkpoint=states[0], **options)
-    denoise_audio(**recording, time_budget=1e-9, checkpoint=states[1], **options)
+    with pytest.warns(UserWarning, match="little time to learn"):
+        denoise_audio(**recording, time_budget=1e-9, checkpoint=states[1], **options)
     again = [
         denoise(picture, time_budget=1e9, checkpoint=states[0], resume=True, **options),
         denoise_audio(**recording, time_budget=1e9, checkpoint=states[1], resume=True, **options),

@@ -346,8 +346,7 @@ def _tell_of_no_noise(filled: AudioResult) -> None:
     if clean.any():
         what = "the recording" if clean.all() else f"{clean.sum()} of {len(clean)} channels"
         warnings.warn(
-            f"no noise was found in {what}, nearly all of it silent or even: it stays as it is, "
-            "unless sigma is given",
+            f"no noise was found in {what}: it stays as it is; if there is noise, give sigma",
             stacklevel=2,
         )
 

@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 _STRETCH, _STRETCHES, _BAND = 0.032, (0.032, 0.128), 16
 # Share of the coefficients of a band that are independent, given the shape of the stretches.
 _FREE = 0.69
-# Share of stretches of one value from which on what is left is an event in silence, not noise.
+# Share of samples equal to the one before from which on the rest are events in silence, no noise.
 _SILENT = 0.95
 # Lengths in seconds of the windows of a spectral look, each with a step of a fraction of it.
 _LENGTHS, _STEPS = (0.016, 0.032, 0.064, 0.128, 0.256), 8
@@ -41,7 +41,7 @@ def noise_floor(recording: Array, sample_rate: float) -> Array:
     ----------
     recording
         (n, K), NaN where missing: stretches with gaps are left out, and those of one value. Where
-        nearly all are of one value, or none is complete, the level is 0.
+        nearly all samples equal the one before, or no stretch is complete, the level is 0.
     sample_rate
         Samples a second.
 
@@ -54,19 +54,34 @@ def noise_floor(recording: Array, sample_rate: float) -> Array:
     """
     sizes = {max(1, round(seconds * sample_rate / _BAND)) * _BAND for seconds in _STRETCHES}
     lengths = sorted({min(size, len(recording)) for size in sizes})
-    return np.array([_floor([_energies(x, length) for length in lengths]) for x in recording.T])
+    return np.array([_floor(x, lengths) for x in recording.T])
+
+
+def _floor(x: Array, lengths: Sequence[int]) -> float:
+    """Return the lowest level of the noise in stretches of some lengths of samples (n,); 0 where
+    there are none.
+    """
+    if _is_silent(x):
+        return 0.0
+    energies = [_energies(x, length) for length in lengths]
+    return min((_level(kind) for kind in energies if len(kind)), default=0.0)
+
+
+def _is_silent(x: Array) -> bool:
+    """Say whether nearly all samples (n,), NaN where missing, equal the one before."""
+    steps = np.diff(x)
+    return bool(np.count_nonzero(steps == 0) >= _SILENT * np.count_nonzero(np.isfinite(steps)))
 
 
 def _energies(x: Array, length: int) -> Array:
     """Return the mean squares in bands of the spectra of half-overlapping stretches of samples
-    (n,), NaN where missing, in ascending order; none where nearly all stretches are of one value.
+    (n,), NaN where missing, in ascending order.
     """
     from scipy.fft import dct
 
     stretches = np.lib.stride_tricks.sliding_window_view(x, length)[:: max(1, length // 2)]
-    peaks = np.ptp(stretches, 1)  # that of a gap is NaN
-    kept = np.flatnonzero(peaks > 0)
-    if len(kept) <= (1 - _SILENT) * np.isfinite(peaks).sum():
+    kept = np.flatnonzero(np.ptp(stretches, 1) > 0)  # the peak to peak of a gap is NaN
+    if not len(kept):
         return np.zeros(0)
     # Loud partials would leak from stretches that are cut off.
     shape = np.sqrt(2) * np.sin(np.pi * (np.arange(length) + 0.5) / length)
@@ -78,11 +93,6 @@ def _energies(x: Array, length: int) -> Array:
         squares = np.square(spectra[:, : n_bands * band]).reshape(-1, band)
         energies.append(squares.mean(1))
     return np.sort(np.concatenate(energies))
-
-
-def _floor(energies: Sequence[Array]) -> float:
-    """Return the lowest level of the noise in ascending energies of several kinds; 0 of none."""
-    return min((_level(kind) for kind in energies if len(kind)), default=0.0)
 
 
 def _level(energies: Array) -> float:
