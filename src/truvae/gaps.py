@@ -29,7 +29,7 @@ _LONG_GAP = 0.05
 # were lost.
 _CLIPPED, _DROPPED = 3, 0.001
 # Share of the samples that may be clipped at one level: more is what there is between sounds.
-_MOST_CLIPPED = 0.5
+_MOST_CLIPPED = 0.8
 
 
 def damaged_samples(y: Array, repairs: Sequence[str], sample_rate: float) -> Array:
