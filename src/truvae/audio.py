@@ -331,12 +331,12 @@ def _restored(
     filling = clock.without(clock.left() * (1 - _TIME_TO_FILL)).span(0, _FILLING)
     filled = _filled(recording, wishes, settings, sample_rate, saves, filling, ranks)
     _tell_of_no_noise(filled)
-    if not any(filled.sigma_channels):
+    split = ranks.first(lambda: _components(recording, filled, wishes.sigma))
+    if not split.levels.any():
         clock.on_progress(1)
         return filled
     generator = torch.Generator(device).manual_seed(seed)
     clock = clock.span(_FILLING if filled.missing else 0, 1)
-    split = ranks.first(lambda: _components(recording, filled, wishes.sigma))
     return _denoised(filled, split, plan, generator, saves, clock, on_epoch, ranks)
 
 

@@ -48,8 +48,8 @@ class Components:
         (True, True)
         """
         n_channels = recording.shape[1]
-        if n_channels == 1:
-            return cls(np.eye(1), np.eye(1))
+        if n_channels < 2:
+            return cls(np.eye(n_channels), np.eye(n_channels))
         scale = np.ones(n_channels)
         if levels.max() > _ALIKE * levels.min():
             scale = levels / np.exp(np.log(levels).mean())
@@ -62,11 +62,11 @@ class Components:
 
     def forward(self, recording: Array) -> Array:
         """Return the components (n, K) of channels (n, K); NaN where a channel is NaN."""
-        return recording if len(self.back) == 1 else recording @ self.weights
+        return recording if len(self.back) < 2 else recording @ self.weights
 
     def backward(self, components: Array) -> Array:
         """Return the channels (n, K) of components (n, K)."""
-        return components if len(self.back) == 1 else components @ self.back
+        return components if len(self.back) < 2 else components @ self.back
 
     def vary(self, components: Array) -> npt.NDArray[np.bool_]:
         """Tell which components (n, K) are more than errors of rounding: (K,)."""
@@ -85,7 +85,7 @@ class Components:
 
     def of_channels(self, levels: Array) -> Array:
         """Return the noise of each channel, (K,), from that of the components, (K,)."""
-        return levels if len(self.back) == 1 else np.sqrt(levels**2 @ self.back**2)
+        return levels if len(self.back) < 2 else np.sqrt(levels**2 @ self.back**2)
 
 
 __all__ = ["Components"]
