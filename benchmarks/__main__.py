@@ -11,6 +11,7 @@ from benchmarks import (
     correlated_bars,
     decoder,
     denoise,
+    eight_bit,
     engine,
     gallery,
     inpainting,
@@ -29,6 +30,7 @@ from benchmarks import (
 
 MODULES = (
     denoise,
+    eight_bit,
     engine,
     bars,
     correlated_bars,
@@ -55,6 +57,7 @@ parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc_
 commands = parser.add_subparsers(required=True)
 for module in MODULES:
     name = module.__name__.rsplit(".", 1)[1].replace("_", "-")
-    module.add_arguments(commands.add_parser(name, description=module.__doc__, help=module.__doc__))
+    told = module.__doc__.replace("%", "%%")
+    module.add_arguments(commands.add_parser(name, description=told, help=told))
 arguments = parser.parse_args()
 arguments.run(arguments)
