@@ -45,6 +45,8 @@ OVERRIDES = ("patch_size", "n_latents", "hidden", "n_states", "epochs")
 # before it counts as signal that this model cannot explain: from none to all of the trust goes to
 # the other model.
 _UNEXPLAINED = 0.015
+# How many times as many epochs a small picture gets at most; one of 32 x 32 needs them.
+_LONGEST = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,7 +330,7 @@ def _by_size(shape: tuple[int, ...], size: int) -> tuple[float, float]:
     sample is learned from.
     """
     share = min(_count(shape, size), _most(shape, size)) / 249**2
-    return math.sqrt(min(share, 1.0)), 1 / math.sqrt(share)
+    return math.sqrt(min(share, 1.0)), min(1 / math.sqrt(share), _LONGEST)
 
 
 __all__ = [
