@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage import data
 
-import truvae
+import truvae.job
 from truvae.clipping import unclipped, variance_left
 from truvae.experiments import add_noise
 
@@ -36,6 +36,33 @@ def test_a_guess_from_the_surroundings_comes_close():
 def test_pictures_within_their_range_stay_as_they_are():
     image = noise((2, 40, 40, 3))
     assert torch.equal(unclipped(image, 1.0), image)
+
+
+def test_borders_without_noise_stay_as_they_are():
+    image = torch.nn.functional.pad(100 + 20 * noise((1, 30, 30, 1)), (0, 0, 20, 20, 20, 20))
+    for estimate in (None, torch.zeros_like(image)):
+        found = unclipped(image, 20.0, estimate)
+        assert torch.equal(found[:, :17], image[:, :17])
+
+
+def test_gaps_stay_gaps():
+    clean = torch.full((1, 60, 60, 1), 5.0)
+    clipped = (clean + 30 * noise(clean.shape)).clamp(min=0)
+    clipped[0, 3, 4] = torch.nan
+    found = unclipped(clipped, 30.0, clean)
+    assert torch.equal(found.isnan(), clipped.isnan())
+    assert float(found.nanmean()) == pytest.approx(5, abs=1)
+
+
+def test_the_model_of_the_paper_takes_pictures_as_they_are(monkeypatch):
+    def fail(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(truvae.job, "unclipped", fail)
+    clipped = noise((24, 24)).clamp(min=0).numpy()
+    truvae.denoise(clipped, covariance="isotropic", epochs=1)
+    with pytest.raises(AssertionError):
+        truvae.denoise(clipped, epochs=1)
 
 
 def test_the_variance_left_is_that_of_clipped_noise():

@@ -504,14 +504,10 @@ def test_a_progress_bar_shows_every_training(capfd):
         assert "100%" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("failing", [
-    {"noise": "bernoulli"},
-    {"callbacks": [lambda epoch: 1 / 0]},
-])  # fmt: skip
-def test_a_training_that_failed_leaves_it_unfitted(failing):
+def test_data_that_the_noise_refuses_leave_it_unfitted():
     x, _ = table(60)
-    est = TVAE(**SMALL).fit(x).set_params(**failing)
-    with pytest.raises((InputError, ZeroDivisionError)):
+    est = TVAE(**SMALL).fit(x).set_params(noise="bernoulli")
+    with pytest.raises(InputError):
         est.fit(x)
     with pytest.raises(NotFittedError):
         est.transform(x)

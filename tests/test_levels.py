@@ -84,3 +84,16 @@ def test_strong_noise_that_is_cut_off_at_both_ends_is_found(name, sigma):
 def test_a_page_in_black_and_white_is_not_noise(sigma):
     page = np.where(data.page()[:128, :128] > 140, 255.0, 0.0)
     assert level(with_noise(page, sigma).round().clamp(0, 255)) == pytest.approx(sigma, rel=0.15)
+
+
+@pytest.mark.parametrize("lost", ["pixels", "border"])
+def test_gaps_and_constant_places_leave_texture_what_it_is(lost):
+    g = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(192.0), torch.arange(192.0), indexing="ij")
+    texture = 128 + 50 * torch.sin(2.9 * x) * torch.sin(2.7 * y)
+    noisy = with_noise(texture, 5)
+    if lost == "pixels":
+        noisy[torch.rand(noisy.shape, generator=g) < 0.02] = torch.nan
+    else:
+        noisy = torch.nn.functional.pad(noisy, [50] * 4)
+    assert level(noisy) == pytest.approx(5, rel=0.1)

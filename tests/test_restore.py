@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import truvae
-from truvae import InputError, job
+from truvae import InputError, job, wishes
 from truvae.settings import QUALITIES, choose, trust_in_dct
 
 SMALL = {"n_latents": 16, "hidden": (32,), "n_states": 8, "epochs": 20}
@@ -190,7 +190,7 @@ def test_estimates_and_frames_are_averaged_by_how_much_they_err():
     rng, clean = np.random.default_rng(0), scene()
     frame = torch.as_tensor(clean + rng.normal(0, 10, clean.shape))
     estimate = torch.as_tensor(clean + rng.normal(0, 20, clean.shape))
-    made = SimpleNamespace(images=frame, told=10.0)
+    made = SimpleNamespace(images=frame, told=10.0, _unclipped=lambda images, _: images)
     with pytest.warns(UserWarning, match="(79|80|81)% of the picture"):
         average = job.Job._weighed(made, estimate)
     assert rmse(average.numpy(), clean) == pytest.approx(10 * 0.8**0.5, rel=0.05)
@@ -243,15 +243,20 @@ def test_grey_stored_as_colours_is_restored_as_grey(sigma, parts):
     result = truvae.denoise(colours, channel_axis=-1, **options)
     assert result.sigma_channels == pytest.approx(np.multiply(grey.sigma, parts))
     assert rmse(result.restored, grey.restored[..., None] * parts) < 1
-    assert result.axes.shape == (3, 1) and result.restored.shape == colours.shape
+    assert result.turn.axes.shape == (3, 1) and result.restored.shape == colours.shape
 
 
-def test_noise_that_colours_share_is_told_from_signal():
+@pytest.mark.parametrize(("told", "most"), [(None, 0.7), (10, 1), (16, 0.9), (19, 0.7), (24, 0.7)])
+def test_noise_that_colours_share_is_told_from_signal(told, most, monkeypatch):
     clean = np.stack([scene(), scene()[::-1], scene().T], -1)
     noise = np.random.default_rng(0).normal(0, 20, clean.shape)
-    shared = 0.9 * noise[..., :1] + 0.44 * noise
-    restored = truvae.denoise(clean + shared, channel_axis=-1, **SMALL | {"epochs": 40})
-    assert rmse(restored, clean) < 0.5 * rmse(shared, 0)
+    options = {"channel_axis": -1, "sigma": told} | SMALL | {"covariance": "dct"}
+    for shared in (noise[..., :1] + 0 * noise, 0.9 * noise[..., :1] + 0.44 * noise):
+        restored = truvae.denoise(clean + shared, **options)
+        assert rmse(restored, clean) < most * rmse(shared, 0)
+    with monkeypatch.context() as without:
+        without.setattr(wishes, "_CORRELATED", 2)
+        assert rmse(restored, clean) < rmse(truvae.denoise(clean + shared, **options), clean)
 
 
 @pytest.mark.parametrize("size", [1e-40, 1e40])

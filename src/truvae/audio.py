@@ -449,7 +449,8 @@ def _denoised(
 def _tell_of_little_time(first: Run, clock: Clock) -> None:
     """Warn where a time budget cut the training of the first model short."""
     planned = first.settings.epochs
-    if clock.budget is not None and first.epochs < _FEW_EPOCHS * planned:
+    stopped = clock.should_stop()  # by somebody who knows it
+    if clock.budget is not None and not stopped and first.epochs < _FEW_EPOCHS * planned:
         learned = f"{first.epochs} of {planned} epochs" if first.epochs else "no model was trained"
         warnings.warn(
             f"there was little time to learn ({learned}): more time restores the recording better",

@@ -29,12 +29,17 @@ def unclipped(images: Tensor, sigma: float, estimate: Tensor | None = None) -> T
     Parameters
     ----------
     images
-        Noisy frames (F, R, C, K), finite.
+        Noisy frames (F, R, C, K); with an estimate they may have gaps, NaN.
     sigma
         Standard deviation of the noise before.
     estimate
         An estimate of the noise-free frames, same shape; without one, a guess from the pixels
         around each.
+
+    Returns
+    -------
+    The frames, with values beyond the range where they lay at an end of it. Where nothing else is
+    around, as in black borders, they stay as they are: of noise about a half would be within.
 
     Examples
     --------
@@ -51,9 +56,10 @@ def unclipped(images: Tensor, sigma: float, estimate: Tensor | None = None) -> T
 
 def _unclipped_below(images: Tensor, sigma: float, estimate: Tensor | None) -> Tensor:
     """Return the same for the lower end of the range."""
-    low = images.amin((0, 1, 2))
+    low = images.nan_to_num(torch.inf).amin((0, 1, 2))
     at_end = images == low
     at_end &= at_end.double().mean((0, 1, 2)) > _SHARE
+    at_end &= _around(at_end.to(images)) < 1
     if sigma <= 0 or not at_end.any():
         return images
     if estimate is None:

@@ -211,7 +211,8 @@ def _save_model(folder: Path, result: "Result") -> None:
     if torchrun.rank() > 0:
         return
     noise = result.noise and [[n.gain, n.variance] for n in result.noise]
-    save(folder, "restoration", result, {"poisson_gaussian": noise})
+    turn = result.turn and {"axes": result.turn.axes.tolist(), "mean": result.turn.mean.tolist()}
+    save(folder, "restoration", result, {"poisson_gaussian": noise, "turn": turn})
 
 
 def _experiment(picture: Picture, options: Mapping[str, Any]) -> Experiment:

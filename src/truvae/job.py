@@ -205,7 +205,7 @@ class Job:
         if self.plan.noisy is None or noise < _NOISY or missing > _FEW:
             return
         self.plan, self.complete = self.plan.noisy, True
-        whole = self._unclipped(_filled(self.material.seen, estimate))
+        whole = _filled(self._unclipped(self.material.seen, estimate), estimate)
         self.material = Material(whole, noise, self.known, self.material.generator, self.ranks)
 
     def _seconds_of(self, n_looks: int) -> float:
@@ -277,7 +277,7 @@ class Job:
             share, most = _TRIAL, max(count([course]) for course in self.plan.courses)
             trial = clock.without(self._seconds_of(most)).span(0, share)
             course = self._best_course(self._main(runs), trial)
-        images = self._unclipped(_filled(self.images, estimates), estimates)
+        images = _filled(self._unclipped(self.images, estimates), estimates)
         going_on = self._go_on(clock.span(share, 1), count([course]))
         looks = Looks(images, estimates, self.material.noise, going_on, self.ranks)
         restored, error = looks.along(course), self._error(estimates)
@@ -285,8 +285,8 @@ class Job:
         return _Final(restored, *self._published(runs), looks.depth, taken, error)
 
     def _unclipped(self, images: Tensor, estimates: Tensor | None = None) -> Tensor:
-        """Return frames as if no noise had been cut off; the model of the paper takes them as they
-        are, and counts of nothing are no noise that was.
+        """Return frames as if no noise had been cut off; without looks the models are the paper's,
+        which take them as they are, and a count of zero is no noise that was cut off.
         """
         if not count(self.plan.courses) or self.units.noise is not None:
             return images
@@ -335,7 +335,7 @@ class Job:
         """Return the average of complete frames and estimates of them that has the least squared
         error, if they err independently: the frames by their noise, and by both the difference.
         """
-        difference = estimates - self.images
+        difference = estimates - self._unclipped(self.images, estimates)
         share = min(1.0, self.told**2 / max(float(difference.square().mean()), 1e-30))
         if share < _SURE:
             warnings.warn(

@@ -35,7 +35,7 @@ def noise_level(patches: Patches) -> float:
        see Colom and Buades 2013, doi:10.5201/ipol.2013.45). The mean of both halves counts.
 
     Patches with gaps take no part, nor do those with a pixel as dark or as bright as any, since
-    their noise may be cut off. Where that are most of them, those that are left have too little
+    their noise may be cut off. Where most are of that kind, those that are left have too little
     noise: then flat patches alone count, and tell how much of it was cut off.
 
     Examples
@@ -50,7 +50,7 @@ def noise_level(patches: Patches) -> float:
     cut = torch.cat([_cut(block, ends) for block in patches.blocks()])
     sound = patches.some((cut == 0).nonzero()[:, 0])
     whole = patches.some((cut <= (_HALF if len(sound) >= _FEWEST else 1)).nonzero()[:, 0])
-    if len(sound) >= max(_FEWEST, len(patches) // 2):
+    if len(sound) >= max(_FEWEST, int((cut < 1).sum()) // 2):
         variance = min(_of_least_axes(sound), _of_flat_patches(sound, ends))
     elif len(whole) >= _FEWEST:
         variance = _of_flat_patches(whole, ends)

@@ -154,8 +154,8 @@ def generative_fields(result: "Result") -> Array:
     size, n_channels = result.settings.patch_size, len(result.spread)
     patches = added(result.model, _MOST_FIELDS).reshape(-1, n_channels, size, size)
     fields: Array = patches * result.spread[:, None, None]
-    if result.axes is not None:
-        fields = np.einsum("nkij,ck->ncij", fields, result.axes)
+    if result.turn is not None:
+        fields = np.einsum("nkij,ck->ncij", fields, result.turn.axes)
         n_channels = fields.shape[1]
     if n_channels == 3:
         return np.moveaxis(fields, 1, -1)

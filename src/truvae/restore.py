@@ -38,7 +38,7 @@ from truvae.settings import (
 )
 from truvae.stabilise import PoissonGaussian
 from truvae.training import Epoch
-from truvae.units import Units, rms
+from truvae.units import Turn, Units, rms
 from truvae.wishes import Wishes
 
 Array = npt.NDArray[Any]
@@ -79,9 +79,9 @@ class Result:
     """(K,), mean of each channel; 0 with a preset."""
     spread: Array
     """(K,), standard deviation of the picture; with a preset what the paper divides by."""
-    axes: Array | None
-    """(any, K), orthonormal: the K channels of the model in those of the picture; None if they are
-    the same, as they are unless noise is correlated between channels."""
+    turn: Turn | None
+    """Where noise is correlated between channels: what x has for channels instead, K of them
+    (`units.Turn`); of a stack, in its first frame."""
     settings: Settings
     """The settings of `model`."""
     covariances: list[str]
@@ -435,7 +435,7 @@ def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:
         model=done.model,
         offset=units.offset,
         spread=units.spread,
-        axes=None if units.turn is None else units.turn.axes,
+        turn=units.turn,
         settings=done.settings,
         covariances=done.covariances,
         trust_in_dct=done.trust_in_dct,

@@ -136,9 +136,9 @@ class Turn:
     """
 
     axes: Array
-    """(any, K), orthonormal: what the new channels are of the old ones."""
+    """(C, K), orthonormal: what K new channels are of C old ones."""
     mean: Array
-    """(any,), of the old channels."""
+    """(C,), of the old channels."""
     noise: Array
     """(K,), standard deviation of the noise of the new channels."""
 
@@ -155,22 +155,23 @@ class Turn:
         """
         mean = frames.mean((0, 1, 2))
         variances, axes = np.linalg.eigh(covariance)
+        axes *= np.where(axes.sum(0) < 0, -1, 1)  # noise may grow with the signal, not with less
         spread = ((frames - mean) @ axes).std((0, 1, 2))
         varies = spread > _NOTHING * spread.max()
         return cls(axes[:, varies], mean, np.sqrt(variances[varies].clip(min=0)))
 
     def forward(self, frames: Array) -> Array:
-        """Return frames (F, R, C, any) with the new channels, (F, R, C, K)."""
+        """Return frames of the old channels, in the last axis, in the new ones."""
         turned: Array = (frames - self.mean) @ self.axes
         return turned
 
     def inverse(self, frames: Array) -> Array:
-        """Return frames (F, R, C, K) with the old channels, (F, R, C, any)."""
+        """Return frames of the new channels, in the last axis, in the old ones."""
         turned: Array = frames @ self.axes.T + self.mean
         return turned
 
     def levels(self, levels: Array) -> Array:
-        """Return the levels of noise (K,) of new channels as those of the old ones, (any,)."""
+        """Return the levels of noise (K,) of new channels as those of the old ones, (C,)."""
         old: Array = np.sqrt(np.square(self.axes) @ np.square(levels))
         return old
 

@@ -25,8 +25,9 @@ Array = npt.NDArray[Any]
 _NOISE_PATCH = 8
 # Most frames of a stack that take part in that.
 _NOISE_FRAMES = 8
-# Correlation of the noise of two channels that counts: less may be texture that they share.
-_CORRELATED = 0.5
+# Correlation of the noise of two channels that counts: less may be texture that they share. It is
+# found from the middle of one picture, so many pixels wide, and of so many channels at most.
+_CORRELATED, _MIDDLE, _COLOURS = 0.5, 256, 4
 # By what factor channels differ at most in the share that noise has of their spread.
 _MOST_APART = 10.0
 
@@ -87,7 +88,7 @@ class Wishes:
             noise = self._stabilisers(turn.forward(frames))
         units = Units.of(frames, noise, turn=turn)
         if turn is not None and self.sigma is not None:
-            levels = turn.noise
+            levels = _comparable(turn.noise, units.stabilise(frames))
         else:
             levels = _noise_levels(units.stabilise(frames), self.sigma)
         if noise is not None:
@@ -100,17 +101,18 @@ class Wishes:
         """Return the turn of frames to channels whose noise is independent, if that of theirs is
         clearly not.
         """
-        if self.preset is not None or frames.shape[3] == 1 or np.isnan(frames).any():
+        colours = 1 < frames.shape[3] <= _COLOURS
+        if self.preset is not None or not colours or np.isnan(frames).any():
             return None
-        some = _some(frames)
+        some = _centre(_some(frames))
         levels = _estimated(_channels(some))
-        if self.sigma is not None:
-            levels = np.full_like(levels, self.sigma)
         if not levels.all():
             return None
         correlation = _correlation(some / levels)
         if np.abs(correlation - np.eye(len(levels))).max() < _CORRELATED:
             return None
+        if self.sigma is not None:
+            levels = levels * (self.sigma / rms(levels))
         turn = Turn.of(frames, correlation * np.outer(levels, levels))
         # Noise that depends on the signal of a channel does not on that of a mixture.
         return None if by_signal and len(turn.noise) > 1 else turn
@@ -161,6 +163,13 @@ def _noise_levels(frames: Array, sigma: float | None) -> Array:
     if sigma is not None:
         return np.full(len(channels), float(sigma))
     return _comparable(_estimated(channels), frames)
+
+
+def _centre(frames: Array) -> Array:
+    """Return the middle of the first of frames."""
+    firsts = [max(0, (n - _MIDDLE) // 2) for n in frames.shape[1:3]]
+    rows, columns = (slice(first, first + _MIDDLE) for first in firsts)
+    return frames[:1, rows, columns]
 
 
 def _correlation(frames: Array) -> Array:
