@@ -246,7 +246,7 @@ def test_grey_stored_as_colours_is_restored_as_grey(sigma, parts):
     assert result.turn.axes.shape == (3, 1) and result.restored.shape == colours.shape
 
 
-@pytest.mark.parametrize(("told", "most"), [(None, 0.7), (10, 1), (16, 0.9), (19, 0.7), (24, 0.7)])
+@pytest.mark.parametrize(("told", "most"), [(None, 0.5), (10, 1.0), (16, 0.85), (24, 0.5)])
 def test_noise_that_colours_share_is_told_from_signal(told, most, monkeypatch):
     clean = np.stack([scene(), scene()[::-1], scene().T], -1)
     noise = np.random.default_rng(0).normal(0, 20, clean.shape)
@@ -254,9 +254,10 @@ def test_noise_that_colours_share_is_told_from_signal(told, most, monkeypatch):
     for shared in (noise[..., :1] + 0 * noise, 0.9 * noise[..., :1] + 0.44 * noise):
         restored = truvae.denoise(clean + shared, **options)
         assert rmse(restored, clean) < most * rmse(shared, 0)
-    with monkeypatch.context() as without:
-        without.setattr(wishes, "_CORRELATED", 2)
-        assert rmse(restored, clean) < rmse(truvae.denoise(clean + shared, **options), clean)
+    if told is None:
+        monkeypatch.setattr(wishes, "_CORRELATED", 2)
+        without = truvae.denoise(clean + shared, **options)
+        assert rmse(restored, clean) < 0.7 * rmse(without, clean)
 
 
 @pytest.mark.parametrize("size", [1e-40, 1e40])
