@@ -149,7 +149,8 @@ def denoise(
         colours, `channel_axis`. More axes before these are the frames of a stack. NaN marks missing
         values, as does the mask of a masked array; they are filled in.
     channel_axis
-        The axis of colour channels, None for a grey picture. Patches are of all channels together.
+        The axis of colour channels, None for a grey picture. Patches are of all channels together;
+        where these clearly share noise, of mixtures of them with independent noise.
     noise
         "gaussian" for noise of one level (in each channel), "poisson-gaussian" for noise that grows
         with the signal, as that of cameras and microscopes: its gain and variance are estimated and
