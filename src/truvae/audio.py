@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from inspect import signature
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import torch
 
 from truvae.audio_job import restore_sound
 from truvae.audio_settings import SoundWishes
-from truvae.channels import Components
+from truvae.channels import Split, noise_of
 from truvae.checkpoint import Checkpoint, State, checkpoint_of
 from truvae.checks import check_seed, device_called, masked_recording, recording_of
 from truvae.clock import Clock, check_budget
@@ -24,7 +24,6 @@ from truvae.io import to_dtype
 from truvae.model import Model
 from truvae.ranks import ALONE, Ranks
 from truvae.settings import Plan, Settings
-from truvae.spectra import noise_floor
 from truvae.training import Epoch
 from truvae.units import Units, rms
 
@@ -331,7 +330,7 @@ def _restored(
     filling = clock.without(clock.left() * (1 - _TIME_TO_FILL)).span(0, _FILLING)
     filled = _filled(recording, wishes, settings, sample_rate, saves, filling, ranks)
     _tell_of_no_noise(filled)
-    split = ranks.first(lambda: _components(recording, filled, wishes.sigma))
+    split = ranks.first(lambda: _split(recording, filled, wishes.sigma))
     if not split.levels.any():
         clock.on_progress(1)
         return filled
@@ -351,39 +350,15 @@ def _tell_of_no_noise(filled: AudioResult) -> None:
         )
 
 
-class _Split(NamedTuple):
-    """The channels of a recording that hold noise, as components."""
-
-    noisy: npt.NDArray[np.bool_]
-    """(K,), which channels these are."""
-    components: Components
-    whole: Array
-    """(n, C), the components without gaps."""
-    levels: Array
-    """(C,), standard deviation of the noise of each; 0 where there is none."""
-
-
-def _components(recording: Array, filled: AudioResult, sigma: float | None) -> _Split:
-    """Split channels (n, K) with noise, NaN where missing, into components."""
+def _split(recording: Array, filled: AudioResult, sigma: float | None) -> Split:
+    """Split the channels (n, K) that hold noise, NaN where missing, into components."""
     levels = np.array(filled.sigma_channels)
-    noisy = levels > 0
-    levels, whole = levels[noisy], filled.restored[:, noisy]
-    components = Components.of(whole, levels)
-    parts = components.forward(whole)
-    if len(levels) > 1:
-        live = components.vary(parts)
-        if sigma is None:
-            seen, known = recording[:, noisy], np.isfinite(recording[:, noisy]).mean()
-            floors = _floors(components.forward(seen), parts, known, filled.sample_rate)
-            levels = np.where(live, floors, 0.0)
-        else:
-            levels = components.told(levels, live)
-    return _Split(noisy, components, parts, levels)
+    return Split.of(recording, filled.restored, levels, sigma, filled.sample_rate)
 
 
 def _denoised(
     filled: AudioResult,
-    split: _Split,
+    split: Split,
     plan: Plan,
     generator: torch.Generator,
     saves: Checkpoint,
@@ -484,7 +459,7 @@ def _without_models(
     recording: Array, whole: Array, wishes: SoundWishes, settings: Settings, sample_rate: float
 ) -> AudioResult:
     """Tell of channels (n, K) that are filled, and of their noise."""
-    levels = _noise(recording, whole, sample_rate, wishes.sigma)
+    levels = noise_of(recording, whole, sample_rate, wishes.sigma)
     return AudioResult(
         restored=whole,
         sample_rate=sample_rate,
@@ -505,26 +480,6 @@ def _without_models(
         missing=float(np.isnan(recording).mean()),
         device="cpu",
     )
-
-
-def _noise(recording: Array, whole: Array, sample_rate: float, sigma: float | None) -> Array:
-    """Return the noise of each channel, (K,), 0 of constant ones: as given, or estimated, from the
-    filled recording where gaps are everywhere.
-    """
-    if sigma is not None:
-        return np.where(np.ptp(whole, 0) > 0, sigma, 0.0)
-    known = np.isfinite(recording).mean(0)
-    return _floors(recording, whole, known, sample_rate)
-
-
-def _floors(recording: Array, whole: Array, known: Array, sample_rate: float) -> Array:
-    """Return the noise floor of channels, (K,); from the filled recording, which has noise in the
-    share of its samples that are known, where gaps are everywhere.
-    """
-    levels = noise_floor(recording, sample_rate)
-    if levels.all():
-        return levels
-    return np.where(levels, levels, noise_floor(whole, sample_rate) / np.sqrt(known))
 
 
 def _joined(results: Sequence[AudioResult], like: Array) -> AudioResult:

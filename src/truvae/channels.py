@@ -1,18 +1,17 @@
-"""Channels of a recording: uncorrelated components of them, and back."""
+"""Channels of a recording: their noise, uncorrelated components of them, and back."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from truvae.spectra import noise_floor
+from truvae.units import ALIKE, NOTHING
+
 Array = npt.NDArray[np.float64]
 
 # Channels that correlate less stay apart: to mix them would hide what is sparse in each.
 _CORRELATED = 0.3
-# Levels of noise that differ by less than this factor count as one.
-_ALIKE = 1.2
-# Components with so little, over what is in all channels, hold errors of rounding.
-_NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Components:
         if n_channels < 2:
             return cls(np.eye(n_channels), np.eye(n_channels))
         scale = np.ones(n_channels)
-        if levels.max() > _ALIKE * levels.min():
+        if levels.max() > ALIKE * levels.min():
             scale = levels / np.exp(np.log(levels).mean())
         covariance = np.cov((recording / scale).T)
         spread = np.sqrt(covariance.diagonal())
@@ -71,7 +70,7 @@ class Components:
     def vary(self, components: Array) -> npt.NDArray[np.bool_]:
         """Tell which components (n, K) are more than errors of rounding: (K,)."""
         peaks = np.ptp(components, 0)
-        return np.asarray(peaks > _NOTHING * peaks.max())
+        return np.asarray(peaks > NOTHING * peaks.max())
 
     def told(self, sigma: Array, live: npt.NDArray[np.bool_]) -> Array:
         """Return the noise of the components, (K,), where that of each channel was told, (K,).
@@ -88,4 +87,72 @@ class Components:
         return levels if len(self.back) < 2 else np.sqrt(levels**2 @ self.back**2)
 
 
-__all__ = ["Components"]
+@dataclass(frozen=True)
+class Split:
+    """The channels of a recording that hold noise, as components."""
+
+    noisy: npt.NDArray[np.bool_]
+    """(K,), which channels these are."""
+    components: Components
+    whole: Array
+    """(n, C), the components without gaps."""
+    levels: Array
+    """(C,), standard deviation of the noise of each; 0 where there is none."""
+
+    @classmethod
+    def of(
+        cls,
+        recording: Array,
+        whole: Array,
+        levels: Array,
+        sigma: float | None,
+        sample_rate: float,
+    ) -> "Split":
+        """Split channels whose noise, (K,), is `levels`: as told by `sigma`, or estimated.
+
+        Parameters
+        ----------
+        recording, whole
+            (n, K), NaN where missing, and with its gaps filled.
+        levels, sigma
+            In units of the recording.
+        sample_rate
+            Samples a second.
+        """
+        noisy = levels > 0
+        seen, whole, levels = recording[:, noisy], whole[:, noisy], levels[noisy]
+        components = Components.of(whole, levels)
+        parts = components.forward(whole)
+        if len(levels) > 1:
+            live = components.vary(parts)
+            if sigma is None:
+                known = np.isfinite(seen).mean()
+                floors = _floors(components.forward(seen), parts, known, sample_rate)
+                levels = np.where(live, floors, 0.0)
+            else:
+                levels = components.told(levels, live)
+        return cls(noisy, components, parts, levels)
+
+
+def noise_of(recording: Array, whole: Array, sample_rate: float, sigma: float | None) -> Array:
+    """Return the noise of each channel of a recording (n, K), (K,), 0 of constant ones: as given,
+    or estimated, from the filled recording, `whole`, where gaps are everywhere.
+    """
+    if sigma is not None:
+        return np.where(np.ptp(whole, 0) > 0, sigma, 0.0)
+    return _floors(recording, whole, np.isfinite(recording).mean(0), sample_rate)
+
+
+def _floors(
+    recording: Array, whole: Array, known: Array | np.floating, sample_rate: float
+) -> Array:
+    """Return the noise floor of channels, (K,); from the filled recording, which has noise in the
+    share of its samples that are known, of each or of all, where gaps are everywhere.
+    """
+    levels = noise_floor(recording, sample_rate)
+    if levels.all():
+        return levels
+    return np.where(levels, levels, noise_floor(whole, sample_rate) / np.sqrt(known))
+
+
+__all__ = ["Components", "Split", "noise_of"]

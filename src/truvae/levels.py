@@ -48,12 +48,13 @@ def noise_level(patches: Patches) -> float:
     patches = patches.some(patches.lattice(math.isqrt(len(patches) // _ENOUGH) + 1))
     ends = _ends(patches)
     cut = torch.cat([_cut(block, ends) for block in patches.blocks()])
-    sound = patches.some((cut == 0).nonzero()[:, 0])
-    whole = patches.some((cut <= (_HALF if len(sound) >= _FEWEST else 1)).nonzero()[:, 0])
+    sound = (cut == 0).nonzero()[:, 0]
+    whole = (cut <= (_HALF if len(sound) >= _FEWEST else 1)).nonzero()[:, 0]
     if len(sound) >= max(_FEWEST, int((cut < 1).sum()) // 2):
-        variance = min(_of_least_axes(sound), _of_flat_patches(sound, ends))
+        chosen = patches.some(sound)
+        variance = min(_of_least_axes(chosen), _of_flat_patches(chosen, cut[sound]))
     elif len(whole) >= _FEWEST:
-        variance = _of_flat_patches(whole, ends)
+        variance = _of_flat_patches(patches.some(whole), cut[whole])
     else:
         variance = math.inf
     return math.sqrt(max(variance if variance < math.inf else _of_least_axes(patches), 0.0))
@@ -86,19 +87,17 @@ def _of_least_axes(patches: Patches) -> float:
     return float(variances[:n].mean())
 
 
-def _of_flat_patches(patches: Patches, ends: tuple[Tensor, Tensor]) -> float:
+def _of_flat_patches(patches: Patches, cut: Tensor) -> float:
     """Return the variance of the noise in flat patches, also of what was cut off at the ends of the
-    range; infinite if cosines cannot tell them.
+    range, where the share `cut` of each patch lies; infinite if cosines cannot tell them.
     """
     bands = [band.to(patches.device) for band in _bands(patches)]
     if not all(band.any() for band in bands):
         return math.inf
     basis = cosine_basis(patches.sides, patches.n_channels).to(patches.device)
-    found = []
-    for block in patches.blocks():
-        squares = (block @ basis).square()
-        found.append(torch.stack([*(squares[:, b].sum(1) for b in bands), _cut(block, ends)], 1))
-    low, black, white, cut = torch.cat(found).T
+    squares = ((block @ basis).square() for block in patches.blocks())
+    energies = [torch.stack([s[:, band].sum(1) for band in bands], 1) for s in squares]
+    low, black, white = torch.cat(energies).T
     _, n_black, n_white = (band.sum() for band in bands)
     variances = []
     for chosen_by, other, n in ((black, white, n_white), (white, black, n_black)):

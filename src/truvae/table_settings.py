@@ -14,6 +14,7 @@ from truvae.model import Model
 from truvae.noise import BernoulliNoise, Gaussian, Noise, PoissonNoise, on_device
 from truvae.proposals import GradientFlips, Neighbours, Proposal
 from truvae.recipes import Recipe, check_positive, check_whole
+from truvae.rows import mean_and_spread
 
 NOISES = ("gaussian", "gaussian-per-feature", "bernoulli", "poisson")
 # Least variance of the noise of standardised data, for each of their features: log-likelihoods are
@@ -108,7 +109,8 @@ def untrained_model(
     with _told(f"the noise {type(noise).__name__} is not for data of {data.shape[1]} features"):
         start = noise.outputs_for(data.nanmean(0))
     mlp = recipe.decoder(len(start), generator)
-    _start_from(mlp, start, _spread(data) if isinstance(noise, Gaussian) else torch.ones(()))
+    spread = mean_and_spread(data)[1] if isinstance(noise, Gaussian) else torch.ones(())
+    _start_from(mlp, start, spread)
     model = Model(prior, mlp, noise)
     check_decoder(model, extremes)
     return model
@@ -156,11 +158,6 @@ def _start_from(decoder: MLP, outputs: Tensor, spread: Tensor) -> None:
     with torch.no_grad():
         last.bias.copy_(outputs)
         last.weight *= spread.to(last.weight)[..., None]
-
-
-def _spread(data: Tensor) -> Tensor:
-    """Return the standard deviation of each feature of data (N, D), NaN where missing: (D,)."""
-    return (data - data.nanmean(0)).square().nanmean(0).sqrt()
 
 
 def check_decoder(model: Model, data: Tensor) -> None:

@@ -2,13 +2,12 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,31 +15,16 @@ from torch import Tensor
 from truvae import bits
 from truvae.chunks import Chunks, rows_of
 from truvae.clock import Clock, Pace
-from truvae.errors import InputError
 from truvae.model import Model
 from truvae.moments import Statistics
 from truvae.optim import Adam, OneCycle
 from truvae.population import Pool, Population, SharedPool
 from truvae.proposals import Proposal, pool_for
 from truvae.ranks import ALONE, Ranks, fork
+from truvae.rows import Data, check_complete, check_rows, warn_of_offsets
 from truvae.threads import at_a_time, helpers, side_by_side
 
 R = TypeVar("R")
-
-# Rows in which large offsets are looked for first, and how many standard deviations are large.
-_LOOKED_AT, _OFFSET = 1000, 100
-
-
-class Data(Protocol):
-    """N data points: rows on demand, so that no N x D array need exist."""
-
-    def __len__(self) -> int:
-        """Return N."""
-        ...
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Return the data points `rows` as (B, D), NaN where missing."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -165,11 +149,11 @@ def fit(
     0
     1
     """
-    _check_rows(data, generator.device)
+    check_rows(data, generator.device)
     if isinstance(data, Tensor) and not math.isnan(model.noise.sigma):
-        _warn_of_offsets(data, model)
+        warn_of_offsets(data, model)
     if closed_form:
-        _check_complete(data)
+        check_complete(data)
     optimizer = None if closed_form else optimizer or Adam(model.parameters())
     clock, rate = (clock or Clock()).of(ranks), rate or OneCycle()
     device = generator.device
@@ -389,56 +373,6 @@ def _moments(
 
     parts = _in_memory(moments, rows)
     return Posterior(rows, *map(torch.cat, zip(*parts, strict=True)))
-
-
-def _check_rows(data: Data, device: torch.device) -> None:
-    row: object = data[torch.arange(min(1, len(data)), device=device)]
-    if not isinstance(row, Tensor):
-        raise InputError(
-            f"data must be a tensor (N, D), or give rows as tensors, not {type(row).__name__}: "
-            "torch.as_tensor(data) is one"
-        )
-
-
-def _warn_of_offsets(data: Tensor, model: Model) -> None:
-    """Warn of features of data (N, D) that are too far from 0 for squares in float32."""
-    if model.prior.pi.dtype == torch.float64:
-        return
-    some = data[:: math.ceil(len(data) / _LOOKED_AT) or 1].double()
-    common = max(float(_moments_of(some)[1].square().nanmean().sqrt()), model.noise.sigma)
-    suspects = _far(some, common).nonzero()[:, 0]
-    # In all rows: some may be alike, or far from one that counts.
-    found = data[:, suspects].double()
-    far = _far(found, common).nonzero()[:, 0].tolist()
-    if far:
-        mean, spread = (values[far[0]] for values in _moments_of(found))
-        warnings.warn(
-            f"the mean of feature {suspects[far[0]]} is {mean:.3g}, its standard deviation "
-            f"{spread:.3g}: float32 does not bear squares of such data; centre and scale them",
-            stacklevel=3,
-        )
-
-
-def _far(x: Tensor, common: float) -> Tensor:
-    """Say which features of data (n, D) are many standard deviations from 0: (D,).
-
-    Constant ones have none of their own: a `common` one counts.
-    """
-    mean, spread = _moments_of(x)
-    constant = spread <= torch.finfo(torch.float32).eps * mean.abs()
-    return mean.abs() > _OFFSET * spread.masked_fill(constant, common)
-
-
-def _moments_of(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return means and standard deviations of the features of data (n, D), NaN where missing."""
-    mean = x.nanmean(0)
-    return mean, (x - mean).square().nanmean(0).sqrt()
-
-
-def _check_complete(data: Data) -> None:
-    for rows in torch.arange(len(data)).split(1 << 14):
-        if not data[rows].isfinite().all():
-            raise ValueError("the closed form needs complete data: use the gradient for NaN")
 
 
 def _only(log_joint: Tensor, point: Tensor, column: Tensor) -> Tensor:

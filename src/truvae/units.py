@@ -14,9 +14,9 @@ from truvae.training import Epoch
 Array = npt.NDArray[Any]
 
 # Levels of noise of two channels that differ by less than this factor count as one.
-_ALIKE = 1.2
+ALIKE = 1.2
 # A channel that varies by less than this share of what others do holds rounding errors.
-_NOTHING = 1e-9
+NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Units:
             level, log_slope = _levels(frames.reshape(-1, n_channels), noise)
             units = replace(units, level=level, log_slope=log_slope)
         if scale is not None:
-            return replace(units, spread=scale * ones)
+            return replace(units, spread=scale * ones, turn=turn)
         values = units.stabilise(frames).reshape(-1, n_channels)
         spread = rms(np.nanstd(values, 0)) * ones
         return replace(units, offset=np.nanmean(values, 0), spread=spread, turn=turn)
@@ -84,7 +84,7 @@ class Units:
         levels
             (K,), standard deviation of the noise of each channel of the stabilised picture.
         """
-        if levels.max() <= _ALIKE * levels.min() or levels.min() <= 0:
+        if levels.max() <= ALIKE * levels.min() or levels.min() <= 0:
             return self
         return replace(self, spread=self.spread * levels / rms(levels))
 
@@ -157,7 +157,7 @@ class Turn:
         variances, axes = np.linalg.eigh(covariance)
         axes *= np.where(axes.sum(0) < 0, -1, 1)  # noise may grow with the signal, not with less
         spread = ((frames - mean) @ axes).std((0, 1, 2))
-        varies = spread > _NOTHING * spread.max()
+        varies = spread > NOTHING * spread.max()
         return cls(axes[:, varies], mean, np.sqrt(variances[varies].clip(min=0)))
 
     def forward(self, frames: Array) -> Array:
@@ -190,4 +190,4 @@ def rms(values: npt.ArrayLike) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-__all__ = ["Turn", "Units", "rms"]
+__all__ = ["ALIKE", "NOTHING", "Turn", "Units", "rms"]
