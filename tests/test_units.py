@@ -84,3 +84,13 @@ def test_channels_that_are_one_become_one():
     assert turn.axes.shape == (3, 1)
     np.testing.assert_allclose(turn.inverse(turn.forward(values)), values)
     np.testing.assert_allclose(turn.levels(turn.noise), [3, 3, 1.5])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bright_stays_bright_when_channels_turn(seed):
+    """Or noise that grows with the signal would seem to shrink."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(0, 1, (3, 3))
+    turn = Turn.of(rng.normal(0, 1, (1, 9, 9, 3)), mixing @ mixing.T)
+    dark, bright = (turn.forward(np.full((1, 1, 1, 3), value)) for value in (0.0, 1.0))
+    assert (bright > dark).all()
