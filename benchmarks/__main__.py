@@ -8,6 +8,7 @@ from benchmarks import (
     bars,
     big,
     cifar,
+    colour,
     correlated_bars,
     decoder,
     denoise,
@@ -30,6 +31,7 @@ from benchmarks import (
 
 MODULES = (
     denoise,
+    colour,
     eight_bit,
     engine,
     bars,

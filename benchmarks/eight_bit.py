@@ -63,13 +63,12 @@ def restore(
     path = locate(options, picture)
     clean = read_picture(path).data
     noisy = to_dtype(add_noise(clean, noise, seed), np.uint8)
-    if colours:
-        clean, noisy = (np.repeat(x[..., None], 3, -1) for x in (clean, noisy))
     before = psnr(clean, noisy)
     if method == "bm3d":
-        channels = noisy.shape[2] if colours else 1
-        restored, took = bm3d(noisy, [noise] * channels)
+        restored, took = bm3d(noisy, noise)
         return {"before": before, "psnr": psnr(clean, restored), "took": took}
+    if colours:
+        clean, noisy = (np.repeat(x[..., None], 3, -1) for x in (clean, noisy))
     stem = f"{path.stem}-{noise:g}-{seed}-8-bit" + "-colours" * colours
     for name, data in (("noisy", noisy), ("clean", clean)):
         write_picture(OUT / f"{stem}-{name}.png", Picture(data, channels=colours))

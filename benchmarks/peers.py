@@ -7,21 +7,22 @@ import numpy as np
 from truvae.io import to_dtype
 
 
-def bm3d(noisy: np.ndarray, levels: list[float]) -> tuple[np.ndarray, float]:
-    """Run BM3D (doi:10.1109/TIP.2007.901238) on (R, C) or on each channel of (R, C, K).
+def bm3d(noisy: np.ndarray, level: float) -> tuple[np.ndarray, float]:
+    """Run BM3D (doi:10.1109/TIP.2007.901238) on (R, C), in colour (R, C, 3) CBM3D
+    (doi:10.1109/ICIP.2007.4378954).
 
-    It is told the noise level of each channel. Returns the picture in 8 bit, and the seconds taken.
+    It is told the noise level. Returns the picture in 8 bit, and the seconds taken.
     """
-    from bm3d import bm3d as restore
+    import bm3d
 
     start = time.perf_counter()
-    planes = np.moveaxis(np.atleast_3d(noisy).astype(float), 2, 0)
-    restored = [restore(plane, level) for plane, level in zip(planes, levels, strict=True)]
+    restore = bm3d.bm3d if noisy.ndim == 2 else bm3d.bm3d_rgb
+    restored = restore(noisy.astype(float), level)
     seconds = time.perf_counter() - start
-    return to_dtype(np.stack(restored, -1).reshape(noisy.shape), np.uint8), seconds
+    return to_dtype(restored, np.uint8), seconds
 
 
-def non_local_means(noisy: np.ndarray, levels: list[float]) -> tuple[np.ndarray, float]:
+def non_local_means(noisy: np.ndarray, sigma: float) -> tuple[np.ndarray, float]:
     """Run non-local means (doi:10.5201/ipol.2011.bcm_nlm) on (R, C), as scikit-image advises.
 
     It is told the noise level. Returns the picture in 8 bit, and the seconds taken.
@@ -29,13 +30,12 @@ def non_local_means(noisy: np.ndarray, levels: list[float]) -> tuple[np.ndarray,
     from skimage.restoration import denoise_nl_means
 
     start = time.perf_counter()
-    (sigma,) = levels
     restored = denoise_nl_means(noisy.astype(float), patch_size=5, patch_distance=6, h=0.8 * sigma,
                                 sigma=sigma, fast_mode=True, preserve_range=True)  # fmt: skip
     return to_dtype(restored, np.uint8), time.perf_counter() - start
 
 
-def total_variation(noisy: np.ndarray, levels: list[float]) -> tuple[np.ndarray, float]:
+def total_variation(noisy: np.ndarray, sigma: float) -> tuple[np.ndarray, float]:
     """Minimise total variation (doi:10.1023/B:JMIV.0000011325.36760.1e) of (R, C).
 
     Of ten weights it takes the one that predicts pixels from their neighbours best, so that it

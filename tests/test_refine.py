@@ -114,3 +114,30 @@ def test_any_shape_from_one_patch_up(shape):
     picture = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     refined = refine(picture, picture, 0.1, 8)
     assert refined.shape == shape and refined.isfinite().all()
+
+
+def still(n_frames):
+    """Frames of one scene, each with noise and a rough estimate of its own: (F, R, C, 1)."""
+    g = torch.Generator().manual_seed(3)
+    clean = scene()[0].expand(n_frames, -1, -1)[..., None]
+    noise = torch.randn(2, *clean.shape, generator=g, dtype=torch.float64)
+    return clean, clean + 0.4 * noise[0], clean + 0.2 * noise[1]
+
+
+def test_frames_of_one_scene_help_each_other():
+    clean, noisy, rough = still(5)
+    together = refine(noisy, rough, 0.4, 6)
+    alone = torch.stack([refine(*pair, 0.4, 6) for pair in zip(noisy, rough, strict=True)])
+    assert rms(together - clean) < 0.9 * rms(alone - clean)
+
+
+def test_only_frames_nearby_that_look_alike_have_a_part():
+    _, noisy, rough = still(9)
+    found = refine(noisy, rough, 0.4, 6)
+    # A reference looks three frames ahead, and those there three more.
+    torch.testing.assert_close(refine(noisy[:7], rough[:7], 0.4, 6)[:1], found[:1])
+    assert not torch.equal(refine(noisy[:6], rough[:6], 0.4, 6)[:1], found[:1])
+    apart = 100.0 * torch.arange(9.0)[:, None, None, None]  # nothing alike in other frames
+    frames = zip(noisy + apart, rough + apart, strict=True)
+    alone = torch.stack([refine(*pair, 0.4, 6) for pair in frames])
+    torch.testing.assert_close(refine(noisy + apart, rough + apart, 0.4, 6), alone)

@@ -7,6 +7,7 @@ second, up to a constant without bias (Oliveira, Lei and Tibshirani, arXiv:2111.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from truvae.settings import Course
 
 # a: the first picture has 12 % more noise, the second one 2.2 times as much as there was.
 _MORE = 0.5
+# Nearest patches that make a prior, and how many more for each further channel: the entries of
+# patches in colour are more than these few could span.
+_NEAR, _MORE_NEAR = 32, 16
 
 
 class Looks:
@@ -52,7 +56,9 @@ class Looks:
         go_on: Callable[[int], bool] = lambda taken: True,
         ranks: Ranks = ALONE,
     ) -> None:
-        self._images, self._sigma, self._go_on, self._ranks = images, sigma, go_on, ranks
+        self._images, self._go_on = images, go_on
+        n_near = _NEAR + _MORE_NEAR * (images.shape[3] - 1)
+        self._look = partial(refine, sigma=sigma, n_near=n_near, ranks=ranks)
         self._done: dict[tuple[int, ...], Tensor] = {(): first}
 
     @property
@@ -74,11 +80,7 @@ class Looks:
             before = self._after(sizes[:-1])
             if not self._go_on(self.taken):
                 return before
-            looked = [
-                refine(*pair, self._sigma, sizes[-1], ranks=self._ranks)
-                for pair in zip(self._images, before, strict=True)
-            ]
-            self._done[sizes] = torch.stack(looked)
+            self._done[sizes] = self._look(self._images, before, size=sizes[-1])
         return self._done[sizes]
 
 

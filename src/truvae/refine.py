@@ -8,7 +8,8 @@ pixels are left out of the likelihood, so that they follow from the known ones a
 and Mallat 2012, doi:10.1109/TIP.2011.2176743, do so with Gaussians that all patches share).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -21,8 +22,8 @@ from truvae.training import Posterior
 
 # References lie on every third row and column (every second one costs twice the time and gains less
 # than 0.01 dB), where pixels are missing on every second one; those in tiles of so many pixels
-# share their candidates.
-_STRIDE, _DENSE, _TILE = 3, 2, 16
+# share their candidates, which lie in so many frames before and after theirs, too.
+_STRIDE, _DENSE, _TILE, _FRAMES = 3, 2, 16, 3
 # Where pixels are missing every patch has a system of equations of its own: so many patches of a
 # group are estimated, those nearest to the reference.
 _ESTIMATED = 8
@@ -52,10 +53,13 @@ def refine(
 ) -> Tensor:
     """Restore a picture once more, given a first estimate of it.
 
+    In a stack the patches most alike are looked for in the frames before and after, too: where
+    these show the same place, or what has moved there, they tell more of it than one frame does.
+
     Parameters
     ----------
     noisy
-        The noisy picture (R, C) or (R, C, K), NaN where missing.
+        The noisy picture (R, C) or (R, C, K), or frames (F, R, C, K), NaN where missing.
     estimate
         The first estimate, same shape, finite.
     sigma
@@ -91,7 +95,8 @@ def refine(
     n_near = min(n_near, len(data))
     complete = bool(noisy.isfinite().all())
     posterior_of = _complete if complete else _incomplete
-    tiles = _tiles(pilot.grid, min(_STRIDE if complete else _DENSE, size), reach, noisy.device)
+    stride = min(_STRIDE if complete else _DENSE, size)
+    tiles = _tiles(pilot.places, stride, reach, noisy.device)
 
     @torch.no_grad()
     def look(tile: tuple[Tensor, Tensor]) -> Posterior:
@@ -217,26 +222,32 @@ def _conditional(
 
 
 def _tiles(
-    grid: tuple[int, int], stride: int, reach: int, device: torch.device
+    places: tuple[int, int, int], stride: int, reach: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the row numbers of the references of each tile, and of the patches around it."""
+    n_frames, *grid = places
     rows, columns = (every(n, stride) for n in grid)
     side = _TILE // stride
-    for i in range(0, len(rows), side):
-        for j in range(0, len(columns), side):
-            tile = rows[i : i + side], columns[j : j + side]
-            around = _around(tile[0], reach, grid[0]), _around(tile[1], reach, grid[1])
-            yield _numbers(tile, grid[1], device), _numbers(around, grid[1], device)
+    for frame, i, j in product(
+        range(n_frames), range(0, len(rows), side), range(0, len(columns), side)
+    ):
+        tile = [frame], rows[i : i + side], columns[j : j + side]
+        reaches = _FRAMES, reach, reach
+        around = [_around(*axis) for axis in zip(tile, reaches, places, strict=True)]
+        yield _numbers(tile, places, device), _numbers(around, places, device)
 
 
-def _around(places: list[int], reach: int, n: int) -> list[int]:
-    return [*range(max(0, places[0] - reach), min(n, places[-1] + reach + 1))]
+def _around(some: list[int], reach: int, n: int) -> list[int]:
+    return [*range(max(0, some[0] - reach), min(n, some[-1] + reach + 1))]
 
 
-def _numbers(axes: tuple[list[int], list[int]], width: int, device: torch.device) -> Tensor:
-    """Return the row numbers of the patches at all pairs of rows and columns."""
-    row, column = (torch.tensor(axis, device=device) for axis in axes)
-    return (row[:, None] * width + column).flatten()
+def _numbers(
+    axes: Sequence[list[int]], places: tuple[int, int, int], device: torch.device
+) -> Tensor:
+    """Return the row numbers of the patches at all frames, rows and columns of some."""
+    frame, row, column = (torch.tensor(axis, device=device) for axis in axes)
+    first = frame[:, None, None] * places[1] + row[:, None]
+    return (first * places[2] + column).flatten()
 
 
 def _nearest(patches: Patches, references: Tensor, candidates: Tensor, n: int) -> Tensor:
