@@ -61,6 +61,13 @@ def test_it_fills_in_what_is_missing():
     assert est.sigma_ == pytest.approx(0.5, rel=0.15)
 
 
+def test_what_a_masked_array_masks_is_missing():
+    x, _ = table(200, missing=0.2)
+    masked = np.ma.masked_array(np.nan_to_num(x, nan=-999.0), np.isnan(x))
+    one, other = (TVAE(**SMALL).fit(data).reconstruct(data) for data in (x, masked))
+    np.testing.assert_array_equal(one, other)
+
+
 def test_digits_are_filled_in_better_than_by_near_rows():
     x = load_digits().data[:900]
     gaps = np.random.default_rng(0).random(x.shape) < 0.3

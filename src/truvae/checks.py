@@ -246,7 +246,7 @@ def check_table(estimator: Any, X: npt.ArrayLike, reset: bool) -> Array:
     estimator
         The estimator of scikit-learn that gets it.
     X
-        The table.
+        The table; what a masked array masks is missing.
     reset
         Whether the estimator shall remember what features it has, or has them already.
 
@@ -259,6 +259,8 @@ def check_table(estimator: Any, X: npt.ArrayLike, reset: bool) -> Array:
     """
     from sklearn.utils.validation import validate_data
 
+    if isinstance(X, np.ma.MaskedArray):  # else the names of columns stay
+        X = unmasked(X)
     table: Array = validate_data(
         estimator, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan"
     )
