@@ -20,8 +20,8 @@ _EFFORT = {"fast": (1, 5, 6, 2), "balanced": (2, 8, 12, 4), "best": (4, 12, 24, 
 # Patches to train on: all up to the first number, of more the geometric mean of their number and
 # `_SCARCE`, up to the second number. Of 512 x 512 pixels all are worth less than 0.05 dB more.
 _TRAINED, _SCARCE = (1 << 16, 1 << 18), 1 << 14
-# Pixels of the largest pictures that are worth an isotropic model too: a "dct" one that learns
-# tile by tile needs its help less.
+# Pixels of the largest grey pictures that are worth an isotropic model too: a "dct" one that learns
+# tile by tile, or from several channels, does not need its help.
 _LARGE = 1 << 18
 # Where a model knows a sample only, the patches that it estimates lie on every second row and
 # column, if further looks follow.
@@ -161,7 +161,8 @@ def choose(
         raise InputError(
             "covariance dct needs a picture without missing pixels: choose auto or isotropic"
         )
-    if covariance == "auto" and complete and math.prod(shape[:2]) > _LARGE:
+    is_small = math.prod(shape[:2]) <= _LARGE and math.prod(shape[2:]) == 1
+    if covariance == "auto" and complete and not is_small:
         covariance = "dct"
     runs, epochs, dct_epochs, local = _EFFORT[quality]
     # Averages of more than two models gain little: large pictures do without.
