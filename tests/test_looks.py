@@ -35,9 +35,9 @@ def test_a_course_is_one_look_after_the_other_and_the_mean_of_its_rows():
 def test_a_look_in_colour_goes_by_more_patches():
     """32 patches of 8 x 8 span half of their 64 values, and a sixth of the 192 in colour."""
     g = torch.Generator().manual_seed(0)
-    noisy = torch.randn(1, 20, 20, 3, generator=g)
+    noisy = torch.randn(1, 20, 20, 5, generator=g)
     first = 0.1 * noisy.sin()
-    for n, n_near in ((1, 32), (2, 48), (3, 64)):
+    for n, n_near in ((1, 32), (2, 48), (3, 64), (5, 64)):
         frames = noisy[..., :n], first[..., :n]
         found = Looks(*frames, 1.0).along(((6,),))
         torch.testing.assert_close(found, refine(*frames, 1.0, 6, n_near=n_near))

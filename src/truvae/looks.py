@@ -18,9 +18,9 @@ from truvae.settings import Course
 
 # a: the first picture has 12 % more noise, the second one 2.2 times as much as there was.
 _MORE = 0.5
-# Nearest patches that make a prior, and how many more for each further channel: the entries of
-# patches in colour are more than these few could span.
-_NEAR, _MORE_NEAR = 32, 16
+# Nearest patches that make a prior of one channel, how many more for each other one, and at most:
+# the entries of patches in colour are more than the first few could span.
+_NEAR, _MORE_NEAR, _MOST_NEAR = 32, 16, 64
 
 
 class Looks:
@@ -57,7 +57,7 @@ class Looks:
         ranks: Ranks = ALONE,
     ) -> None:
         self._images, self._go_on = images, go_on
-        n_near = _NEAR + _MORE_NEAR * (images.shape[3] - 1)
+        n_near = min(_NEAR + _MORE_NEAR * (images.shape[3] - 1), _MOST_NEAR)
         self._look = partial(refine, sigma=sigma, n_near=n_near, ranks=ranks)
         self._done: dict[tuple[int, ...], Tensor] = {(): first}
 

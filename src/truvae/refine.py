@@ -24,6 +24,8 @@ from truvae.training import Posterior
 # than 0.01 dB), where pixels are missing on every second one; those in tiles of so many pixels
 # share their candidates, which lie in so many frames before and after theirs, too.
 _STRIDE, _DENSE, _TILE, _FRAMES = 3, 2, 16, 3
+# Candidates of which copies are made at a time.
+_COMPARED = 1 << 13
 # Where pixels are missing every patch has a system of equations of its own: so many patches of a
 # group are estimated, those nearest to the reference.
 _ESTIMATED = 8
@@ -255,7 +257,9 @@ def _nearest(patches: Patches, references: Tensor, candidates: Tensor, n: int) -
 
     The reference itself comes first, also where others equal it, so that no pixel is left out.
     """
-    distance = torch.cdist(patches[references], patches[candidates])
+    from_here = patches[references]
+    parts = (torch.cdist(from_here, patches[some]) for some in candidates.split(_COMPARED))
+    distance = torch.cat([*parts], 1)
     distance.masked_fill_(candidates == references[:, None], -1.0)
     nearest = distance.topk(min(n, len(candidates)), largest=False).indices
     return candidates[nearest]
