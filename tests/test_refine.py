@@ -1,5 +1,7 @@
 """The second look, against a dense and slow one."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -129,6 +131,13 @@ def test_frames_of_one_scene_help_each_other():
     together = refine(noisy, rough, 0.4, 6)
     alone = torch.stack([refine(*pair, 0.4, 6) for pair in zip(noisy, rough, strict=True)])
     assert rms(together - clean) < 0.9 * rms(alone - clean)
+
+
+def test_candidates_are_compared_in_parts(monkeypatch):
+    _, noisy, rough = still(3)
+    found = refine(noisy, rough, 0.4, 6)
+    monkeypatch.setattr(sys.modules["truvae.refine"], "_COMPARED", 37)
+    torch.testing.assert_close(refine(noisy, rough, 0.4, 6), found)
 
 
 def test_only_frames_nearby_that_look_alike_have_a_part():
