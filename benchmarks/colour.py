@@ -26,18 +26,28 @@ PLACES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_series(parser, seeds="0", epochs=None)
-    parser.add_argument("--pictures", default=",".join(PLACES), help="(default: %(default)s)")
+    parser.add_argument(
+        "--pictures", default=",".join(PLACES), help="(default: %(default)s)", type=_known
+    )
     parser.add_argument("--sigmas", default="15,25,50")
     parser.add_argument("--quality", default="fast,balanced")
     parser.add_argument("--name", default="colour", help="section of RESULTS.md")
-    parser.set_defaults(run=run, peers=[denoise.BM3D])
+    parser.set_defaults(run=run, peers=[denoise.CBM3D])
+
+
+def _known(pictures: str) -> list[str]:
+    """Return the names of pictures."""
+    names = pictures.split(",")
+    for name in names:
+        if name not in PLACES:
+            raise argparse.ArgumentTypeError(f"no picture {name}: take of {', '.join(PLACES)}")
+    return names
 
 
 def run(options: argparse.Namespace) -> None:
     """Cut out the pieces, and denoise them as grey pictures are."""
     OUT.mkdir(exist_ok=True)
-    names = options.pictures.split(",")
-    options.pictures = ",".join(str(_piece(options, name)) for name in names)
+    options.pictures = ",".join(str(_piece(options, name)) for name in options.pictures)
     denoise.run(options)
 
 

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
             rows.append([picture, f"{sigma:g}", method, *cells, took, ", ".join(told)])
     text = (
         "White noise, then rounded to whole numbers from 0 to 255 as in a file of 8 bit. Seeds "
-        f"{options.seeds}; BM3D is told sigma. {runs[-1]['machine']}."
+        f"{options.seeds}; BM3D is told sigma, and is given grey. {runs[-1]['machine']}."
     )
     header = ["picture", "sigma", "method", "dB before", "dB", "seconds", "sigma told"]
     name = "eight bit" + ", grey as colours" * options.colours

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
                          mean(runs, "psnr"), mean(runs, "ssim", ".3f"), mean(runs, "took", ".0f"),
                          mean(runs, "sigma"), runs[0].get("noise") or "",
                          ", ".join(f"{gain:.3g}" for gain in gains)])  # fmt: skip
-    header = ["picture", "method", "draws", "dB before", "dB", "SSIM", "seconds", "sigma told",
+    header = ["picture", "method", "seeds", "dB before", "dB", "SSIM", "seconds", "sigma told",
               "noise", "gain"]  # fmt: skip
     text = (
         "Real noise, 512 x 512 pixels of 8 bit, against the mean of many frames. Seeds "

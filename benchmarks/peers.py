@@ -35,11 +35,12 @@ def non_local_means(noisy: np.ndarray, sigma: float) -> tuple[np.ndarray, float]
     return to_dtype(restored, np.uint8), time.perf_counter() - start
 
 
-def total_variation(noisy: np.ndarray, sigma: float) -> tuple[np.ndarray, float]:
+def total_variation(noisy: np.ndarray, _sigma: float) -> tuple[np.ndarray, float]:
     """Minimise total variation (doi:10.1023/B:JMIV.0000011325.36760.1e) of (R, C).
 
     Of ten weights it takes the one that predicts pixels from their neighbours best, so that it
-    needs no noise level. Returns the picture in 8 bit, and the seconds taken.
+    needs no noise level: what it is told is not used. Returns the picture in 8 bit, and the seconds
+    taken.
     """
     from skimage.restoration import calibrate_denoiser, denoise_tv_chambolle
 

@@ -61,11 +61,18 @@ def test_it_fills_in_what_is_missing():
     assert est.sigma_ == pytest.approx(0.5, rel=0.15)
 
 
-def test_what_a_masked_array_masks_is_missing():
-    x, _ = table(200, missing=0.2)
-    masked = np.ma.masked_array(np.nan_to_num(x, nan=-999.0), np.isnan(x))
-    one, other = (TVAE(**SMALL).fit(data).reconstruct(data) for data in (x, masked))
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, bool])
+def test_what_a_masked_array_masks_is_missing(dtype):
+    full, gaps = table(200)[0] > 10, np.isnan(table(200, missing=0.2)[0])
+    masked = np.ma.masked_array(full.astype(dtype), gaps)
+    kind = dtype if dtype == np.float32 else np.float64
+    table_of_nan = np.where(gaps, np.nan, full).astype(kind)
+    one, other = (
+        TVAE(**SMALL, noise="bernoulli").fit(data).reconstruct(data)
+        for data in (table_of_nan, masked)
+    )
     np.testing.assert_array_equal(one, other)
+    assert one.dtype == other.dtype
 
 
 def test_digits_are_filled_in_better_than_by_near_rows():

@@ -33,7 +33,7 @@ def test_a_course_is_one_look_after_the_other_and_the_mean_of_its_rows():
 
 
 def test_a_look_in_colour_goes_by_more_patches():
-    """32 patches of 8 x 8 span half of their 64 values, and a sixth of the 192 in colour."""
+    """The entries of patches grow with the channels, and 32 patches span ever fewer of them."""
     g = torch.Generator().manual_seed(0)
     noisy = torch.randn(1, 20, 20, 5, generator=g)
     first = 0.1 * noisy.sin()

@@ -136,8 +136,16 @@ def test_frames_of_one_scene_help_each_other():
 def test_candidates_are_compared_in_parts(monkeypatch):
     _, noisy, rough = still(3)
     found = refine(noisy, rough, 0.4, 6)
+    compared, distances = [], torch.cdist
+
+    def told(some, others):
+        compared.append(len(others))
+        return distances(some, others)
+
+    monkeypatch.setattr(torch, "cdist", told)
     monkeypatch.setattr(sys.modules["truvae.refine"], "_COMPARED", 37)
     torch.testing.assert_close(refine(noisy, rough, 0.4, 6), found)
+    assert max(compared) == 37
 
 
 def test_only_frames_nearby_that_look_alike_have_a_part():

@@ -336,6 +336,8 @@ def test_settings_depend_on_size_and_noise_only():
     assert [choose(shape, 0.3, "best").runs for shape in sizes] == [4, 3, 2, 2]
     kinds = [choose(shape, 0.3, "balanced").models for shape in ((256, 256, 1), (64, 64, 3))]
     assert [len(models) for models in kinds] == [2, 1] and kinds[1][0].covariance == "dct"
+    (plain,) = choose((64, 64, 3), 0.3, "balanced", "isotropic").models
+    assert plain.covariance == "isotropic"
     assert [len(plan.courses) > 1 for plan in plans] == [False, False, True]
     assert plans[2].courses[0] == plans[1].courses[0]
     sides = {side for course in plans[2].courses for sizes in course for side in sizes}

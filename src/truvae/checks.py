@@ -260,7 +260,8 @@ def check_table(estimator: Any, X: npt.ArrayLike, reset: bool) -> Array:
     from sklearn.utils.validation import validate_data
 
     if isinstance(X, np.ma.MaskedArray):  # else the names of columns stay
-        X = unmasked(X)
+        kind = X.dtype if X.dtype.kind == "f" else np.float64
+        X = np.ma.filled(X.astype(kind), np.nan)
     table: Array = validate_data(
         estimator, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan"
     )

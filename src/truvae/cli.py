@@ -85,7 +85,7 @@ _MODEL_OPTIONS = [
         "--stack",
         "frames shared",
         "frames",
-        "Frames of a stack: each with models of its own, or one set of models for all.",
+        "Frames of a stack: each on its own, or one set of models for all, and frames nearby help.",
     ),
     one_of(
         "--covariance",
@@ -162,7 +162,7 @@ _FILE_OPTIONS = [
     click.option(
         "--shared-model",
         is_flag=True,
-        help="Pictures of one shape and type: restore them together, with models in common.",
+        help="Pictures of one shape and type: restore them together, as the frames of a stack.",
     ),
     click.option(
         "--reference", metavar="FILE", help="The clean picture, to measure the result with."

@@ -27,8 +27,9 @@ from truvae.units import Units, rms
 
 Array = npt.NDArray[Any]
 
-# Seconds of a time budget that are set aside for each look at each value of a picture.
-_SECONDS_PER_VALUE = 4e-5
+# Seconds of a time budget that are set aside for each look at each value of a picture: of one that
+# is grey, and of others, in which looks go by more patches, or by those of more frames.
+_SECONDS_PER_VALUE, _SECONDS_PER_MORE = 4e-5, 7e-5
 # The most that may be missing, and the least noise over the spread of the picture, for a picture to
 # be treated as complete once a first model has filled it in.
 _FEW, _NOISY = 0.2, 0.1
@@ -137,7 +138,8 @@ class Job:
 
     def run(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Done:
         """Fit the models, combine their estimates, and look again."""
-        fitting = _FITTING if self.complete and not self._several_courses() else _FITTING / 2
+        few_looks = self.complete and not self._several_courses() and len(self.images) == 1
+        fitting = _FITTING if few_looks else _FITTING / 2
         n_looks = self.plan.looks or count(self.plan.courses)
         looking = min(self._seconds_of(n_looks), clock.left() * (1 - fitting))
         runs = self._fit_all(clock.without(looking).span(0, fitting), on_epoch)
@@ -210,7 +212,9 @@ class Job:
 
     def _seconds_of(self, n_looks: int) -> float:
         """Return how long so many looks at all frames may take."""
-        return n_looks * _SECONDS_PER_VALUE * self.images.numel()
+        grey = len(self.images) == self.images.shape[3] == 1
+        seconds = _SECONDS_PER_VALUE if grey else _SECONDS_PER_MORE
+        return n_looks * seconds * self.images.numel()
 
     def _several_courses(self) -> bool:
         """Say whether there may be a choice of looks to take."""

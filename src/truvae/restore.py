@@ -158,15 +158,17 @@ def denoise(
         latter where the noise is clearly of its kind.
     stack
         "frames" to restore each frame of a stack on its own, and leave constant ones as they are;
-        "shared" to fit models to patches of all frames: much faster, and better if the frames are
-        alike and small.
+        "shared" to fit models to patches of all frames, and in complete stacks to look for similar
+        patches in the three frames before and after, too: much faster, and better if the frames
+        are alike or small.
     quality
         "fast", "balanced" or "best": how much time to take. "best" also finds which further looks
         suit the picture (`truvae.looks`).
     covariance
         "isotropic" for the model of the paper and nothing else, "dct" for models whose states have
-        a covariance of their own, "auto" to combine both as the picture needs it. All but
-        "isotropic" look at the picture again (`truvae.refine`).
+        a covariance of their own, "auto" to combine both as the picture needs it, or the latter
+        alone in colour and above 512 x 512 pixels. All but "isotropic" look at the picture again
+        (`truvae.refine`).
     preset
         The name of a row of the paper's Table 1, "paper:denoise-..." (`truvae.presets`), to do what
         the paper did; quality and covariance then have no effect.

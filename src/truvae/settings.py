@@ -141,7 +141,8 @@ def choose(
         "fast", "balanced" or "best".
     covariance
         "isotropic" for the model of the paper and nothing else, "dct" for states with a covariance
-        of their own and a second look, "auto" for what suits the picture.
+        of their own and a second look, "auto" for both kinds, as they suit the picture, or the
+        latter alone in colour and for large pictures.
     complete
         Whether no pixel is missing; if some are, the first model is isotropic.
 
@@ -161,8 +162,8 @@ def choose(
         raise InputError(
             "covariance dct needs a picture without missing pixels: choose auto or isotropic"
         )
-    is_small = math.prod(shape[:2]) <= _LARGE and math.prod(shape[2:]) == 1
-    if covariance == "auto" and complete and not is_small:
+    both = math.prod(shape[:2]) <= _LARGE and math.prod(shape[2:]) == 1
+    if covariance == "auto" and complete and not both:
         covariance = "dct"
     runs, epochs, dct_epochs, local = _EFFORT[quality]
     # Averages of more than two models gain little: large pictures do without.
