@@ -43,6 +43,16 @@ def test_a_look_in_colour_goes_by_more_patches():
         torch.testing.assert_close(found, refine(*frames, 1.0, 6, n_near=n_near))
 
 
+def test_frames_are_looked_at_together():
+    _, noisy, g = pictures()
+    frames = noisy + 0.4 * torch.randn(3, *noisy.shape[1:], generator=g)
+    first = torch.stack([smoothed(frame[None])[0] for frame in frames])
+    found = Looks(frames, first, 0.6).along(((5,),))
+    torch.testing.assert_close(found, refine(frames, first, 0.6, 5))
+    alone = Looks(frames[:1], first[:1], 0.6).along(((5,),))
+    assert not torch.allclose(found[:1], alone)
+
+
 def test_no_look_is_taken_twice(monkeypatch):
     _, noisy, _ = pictures()
     sizes = []
