@@ -19,10 +19,9 @@ from truvae.io import read_picture
 from truvae.metrics import psnr
 
 SIX = "house,cameraman,monarch,airplane,boat,barbara"
-BM3D = "BM3D, told sigma"
-CBM3D = "CBM3D, told sigma"
+CBM3D = "CBM3D, told sigma"  # of colour; the others are of grey
 PEERS: dict[str, Callable] = {
-    BM3D: bm3d,
+    "BM3D, told sigma": bm3d,
     "non-local means, told sigma": non_local_means,
     "total variation": total_variation,
     CBM3D: bm3d,

@@ -321,7 +321,7 @@ def test_bad_options_are_told(options, message):
         truvae.denoise(noisy_scene()[1], **options)
 
 
-def test_settings_depend_on_size_and_noise_only():
+def test_settings_depend_on_size_colour_and_noise_only():
     for quality in QUALITIES:
         small, large = (choose((n, n), 0.3, quality).models[0] for n in (64, 1024))
         assert small.epochs > large.epochs >= 2
