@@ -258,8 +258,9 @@ def test_a_signal_writes_the_best_so_far(folder, tmp_path, number, status):
                 break
         time.sleep(0.5)
         process.send_signal(number)
-        process.stderr.read()
+        told = process.stderr.read()
         assert process.wait(60) == status
+    assert told.count("truvae: finishing with what there is; another Ctrl-C quits at once") == 1
     assert read_picture(out).data.shape == (32, 32)
     assert os.listdir(tmp_path) == ["out.png"]
 

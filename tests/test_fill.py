@@ -17,10 +17,10 @@ def damaged(share=0.3, sigma=0.0, seed=0, size=40):
     return clean, noisy.masked_fill(torch.rand(clean.shape, generator=g) < share, torch.nan), g
 
 
-def settled(image, hidden, sigma, known=False, looks=10, sizes=(6,)):
+def settled(image, hidden, sigma, known=False, looks=10, sizes=(6,), go_on=lambda taken: True):
     estimate = nearest_known(hidden.away(image))
     return settle(image, estimate, hidden, sigma=sigma, known=known, sizes=sizes, looks=looks,
-                  go_on=lambda looks: True)  # fmt: skip
+                  go_on=go_on)  # fmt: skip
 
 
 @given(st.integers(0, 99), st.sampled_from([(40, 30), (40, 30, 3)]))
@@ -59,6 +59,18 @@ def test_noise_that_is_not_there_is_found_out():
 def test_a_known_level_is_kept():
     _, image, g = damaged(sigma=0.3)
     assert settled(image, Hidden.draw(image, g), sigma=0.3, known=True).sigma == 0.3
+
+
+def test_where_looking_ends_the_best_whole_look_counts():
+    _, image, g = damaged()
+    hidden, told = Hidden.draw(image, g), []
+    options = {"sigma": 0.5, "looks": 5, "sizes": (6, 4)}
+    whole = settled(image, hidden, go_on=lambda taken: told.append(taken) or True, **options)
+    assert told == sorted(told) and told[0] == 0 and 4 < told[-1] < 5 and whole.looks == 5
+    for end, looks in ((0.3, 0), (0.9, 0), (1.5, 1), (3.5, 3)):
+        part = settled(image, hidden, go_on=lambda taken, end=end: taken < end, **options)
+        assert part.looks == looks
+        assert part.rmse >= whole.rmse and part.estimate.isfinite().all()
 
 
 def test_without_looks_the_estimate_stays():

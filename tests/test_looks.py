@@ -69,13 +69,20 @@ def test_no_look_is_taken_twice(monkeypatch):
     assert sizes == [5, 4, 6, 5, 4] and taken.taken == 5 == count(courses) and taken.depth == 3
 
 
-@given(st.integers(0, 4))
-def test_where_looking_ends_the_last_estimate_stands(n):
-    _, noisy, _ = pictures(side=12)
-    some = Looks(noisy, smoothed(noisy), 0.4, go_on=lambda taken: taken < n)
+@given(st.floats(0, 4))
+def test_where_looking_ends_the_last_whole_estimate_stands(end):
+    _, noisy, _ = pictures(side=32)
+    told = []
+
+    def go_on(taken):
+        told.append(taken)
+        return max(told) < end
+
+    some = Looks(noisy, smoothed(noisy), 0.4, go_on)
     found = some.along(((4,) * 3,))
-    assert some.taken == some.depth == min(n, 3)
-    known = Looks(noisy, smoothed(noisy), 0.4).along(((4,) * min(n, 3),))
+    whole = sum(taken + 8 / 9 < end for taken in range(3))  # of nine tiles each
+    assert some.taken == some.depth == whole and told[0] == 0
+    known = Looks(noisy, smoothed(noisy), 0.4).along(((4,) * whole,))
     torch.testing.assert_close(found, known)
 
 
@@ -114,7 +121,7 @@ def test_the_best_quality_tries_its_looks_and_tells_which_it_took():
 
 def test_a_trial_leaves_time_for_the_looks_themselves(ticking, monkeypatch):
     _, noisy = noisy_scene()
-    monkeypatch.setattr(job, "_SECONDS_PER_VALUE", 5000 / noisy.size)
+    monkeypatch.setattr(job, "_SECONDS_PER_VALUE", 20000 / noisy.size)
     options = {"n_latents": 16, "hidden": [16], "n_states": 8, "epochs": 1000}
     result = truvae.denoise(noisy, quality="best", time_budget=3e5, return_result=True, **options)
     assert 1 < result.epochs < 1000 and result.looks >= 2

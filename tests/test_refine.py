@@ -158,3 +158,17 @@ def test_only_frames_nearby_that_look_alike_have_a_part():
     frames = zip(noisy + apart, rough + apart, strict=True)
     alone = torch.stack([refine(*pair, 0.4, 6) for pair in frames])
     torch.testing.assert_close(refine(noisy + apart, rough + apart, 0.4, 6), alone)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_it_is_asked_again_and_again_whether_to_go_on(gaps):
+    _, noisy = scene()
+    rough = noisy.clone()
+    if gaps:
+        noisy[3, 4] = torch.nan
+    told = []
+    found = refine(noisy, rough, 0.4, 6, go_on=lambda done: told.append(done) or True)
+    torch.testing.assert_close(found, refine(noisy, rough, 0.4, 6))
+    assert len(told) > 3 and told == pytest.approx(np.arange(len(told)) / len(told))
+    for end in told:
+        assert refine(noisy, rough, 0.4, 6, go_on=lambda done, end=end: done < end) is rough

@@ -367,3 +367,25 @@ def test_as_many_models_as_planned_within_the_time_given(ticking):
         result = truvae.denoise(noisy, time_budget=1.5e4, return_result=True, **small)
     assert len(result.history) <= result.settings.epochs
     assert np.isfinite(result.restored).all()
+
+
+@pytest.mark.parametrize(("missing", "end"), [(0, 0.92), (1, 0.75), (1000, 0.75)])
+def test_it_ends_in_the_midst_of_a_look(missing, end):
+    """At a progress at which one of several looks is under way."""
+    clean, noisy = noisy_scene()
+    noisy.ravel()[np.random.default_rng(0).permutation(noisy.size)[:missing]] = np.nan
+    told, asked, stops = [], [], []
+
+    def should_stop():
+        asked.append(told[-1:])
+        return bool(stops) and len(asked) > stops[0]
+
+    options = SMALL | {"should_stop": should_stop, "on_progress": told.append}
+    whole = truvae.denoise(noisy, return_result=True, **options)
+    assert told == sorted(told)
+    stops.append(sum(at < [end] for at in asked))
+    asked.clear(), told.clear()
+    cut = truvae.denoise(noisy, return_result=True, **options)
+    assert cut.looks < whole.looks and len(asked) < stops[0] + 6
+    assert cut.sigma == whole.sigma and cut.epochs == whole.epochs
+    assert rmse(cut.restored, clean) < 12

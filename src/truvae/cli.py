@@ -256,7 +256,7 @@ def demo(output: str, **options: Any) -> int:
     write_picture(before, Picture(to_dtype(noisy, picture.dtype)))
     options |= {"add_noise": _DEMO_SIGMA, "reference": None, "quality": "fast"}
     options |= {"report": page, "save_model": model}
-    with StopSignals() as stop:
+    with StopSignals(options["quiet"]) as stop:
         return batch.restore_all([batch.Task(clean, after, options)], _START, stop)
 
 
@@ -284,7 +284,7 @@ def _all_files(inputs: tuple[str, ...], output: str, options: dict[str, Any]) ->
         )
         for (source, target), page, model, states in zip(pairs, pages, models, saves, strict=True)
     ]
-    with StopSignals() as stop:
+    with StopSignals(options["quiet"]) as stop:
         return batch.restore_all(tasks, _START, stop, **how)
 
 

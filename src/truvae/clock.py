@@ -78,16 +78,20 @@ class Clock:
         )
 
     def alone(self) -> "Clock":
-        """Return a clock for work that is done side by side, without asking other ranks; it tells
-        no progress. All ranks call this at the same time.
+        """Return a clock for work during which ranks do not meet, which asks no other than this.
+
+        All ranks call this at the same time.
         """
         return replace(
             self,
             budget=self._rest(),
-            on_progress=lambda progress: None,
             should_stop=self.own_stop or self.should_stop,
             watch=self.watch if self.watch.ranks.size == 1 else Stopwatch(),
         )
+
+    def silent(self) -> "Clock":
+        """Return a clock that tells no progress."""
+        return replace(self, budget=self._rest(), on_progress=lambda progress: None)
 
     @property
     def seconds(self) -> float:

@@ -36,7 +36,8 @@ class MLP(nn.Module):
     output
         Makes the non-linearity of the outputs, e.g. ``nn.Sigmoid``; none if not given.
     generator
-        Source of the initial weights; torch's own generator if not given.
+        Source of the initial weights, which are then on its device; torch's own generator if not
+        given.
 
     Examples
     --------
@@ -56,12 +57,13 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = (n_latents, *hidden, n_observables)
-        self.first = nn.Linear(sizes[0], sizes[1])
-        self.rest = nn.Sequential()
-        for fan_in, fan_out in zip(sizes[1:], sizes[2:], strict=False):
-            self.rest.extend([activation(), nn.Linear(fan_in, fan_out)])
-        if output is not None:
-            self.rest.append(output())
+        with generator.device if generator is not None else torch.get_default_device():
+            self.first = nn.Linear(sizes[0], sizes[1])
+            self.rest = nn.Sequential()
+            for fan_in, fan_out in zip(sizes[1:], sizes[2:], strict=False):
+                self.rest.extend([activation(), nn.Linear(fan_in, fan_out)])
+            if output is not None:
+                self.rest.append(output())
         self.apply(lambda module: _glorot(module, generator))
 
     @property

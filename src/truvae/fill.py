@@ -8,7 +8,6 @@ their patches and when to stop, and needs no clean picture.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -113,7 +112,7 @@ def settle(
     known: bool,
     sizes: Sequence[int],
     looks: int,
-    go_on: Callable[[int], bool],
+    go_on: Callable[[float], bool],
     ranks: Ranks = ALONE,
 ) -> Filled:
     """Look at an incomplete picture again and again, with less and less noise.
@@ -137,36 +136,69 @@ def settle(
     looks
         The most looks; the last ones of them see the hidden pixels too.
     go_on
-        Asked before every look, and told how many there were.
+        Asked again and again, with the number of looks taken and the share of the present one; the
+        one during which it says False does not count. It need not ask other ranks.
     ranks
         Processes that share each look.
     """
     known = known or not len(hidden) or hidden.noise(estimate) > _REAL * sigma
-    look = partial(_look, ranks=ranks)
+
+    def look(
+        hidden: Hidden, before: Filled, sigma: float, size: int, taken: float, part: float = 1.0
+    ) -> Filled:
+        """Look at the picture once more, which is so large a part of one of the looks."""
+
+        def told(done: float) -> bool:
+            return go_on(taken + done * part)
+
+        return _look(hidden, image, before, sigma, size, told, ranks)
+
     best = last = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, hidden.rmse(estimate))
     while last.looks < looks - _LAST and last.looks - best.looks < _PATIENCE:
-        if not go_on(last.looks):
-            break
         level = last.sigma if known else max(_COOLING * last.sigma, _LEAST)
         choice = sizes if last.looks == 0 and len(hidden) else [last.size]
-        found = [look(hidden, image, last, level, size) for size in choice]
+        part = 1 / len(choice)
+        found = [
+            look(hidden, last, level, size, last.looks + i * part, part)
+            for i, size in enumerate(choice)
+        ]
+        if any(each is last for each in found):
+            break
         last = min(found, key=lambda each: each.rmse or 0.0)
         if not len(hidden) or (last.rmse or 0.0) < (best.rmse or 0.0) * (1 - _GAIN):
             best = last
     everything = Hidden.none(image)
-    for left in range(min(_LAST, looks), 0, -1):
-        if go_on(looks - left):  # now with the hidden pixels in their places
-            best = look(everything, image, best, best.sigma, best.size)._replace(rmse=best.rmse)
+    for left in range(min(_LAST, looks), 0, -1):  # now with the hidden pixels in their places
+        after = look(everything, best, best.sigma, best.size, looks - left)
+        best = after._replace(rmse=best.rmse)
     return best
 
 
 def _look(
-    hidden: Hidden, image: Tensor, before: Filled, sigma: float, size: int, ranks: Ranks
+    hidden: Hidden,
+    image: Tensor,
+    before: Filled,
+    sigma: float,
+    size: int,
+    go_on: Callable[[float], bool],
+    ranks: Ranks,
 ) -> Filled:
-    """Look once more, without the hidden pixels, and judge what comes of it by them."""
-    seen = hidden.away(image)
-    first = before.estimate
-    estimate = refine(seen, first, sigma, size, n_near=_NEAR, spare=_SPARE, ranks=ranks).to(image)
+    """Look once more, without the hidden pixels, and judge what comes of it by them; return what
+    was before if `go_on` ends it.
+    """
+    after = refine(
+        hidden.away(image),
+        before.estimate,
+        sigma,
+        size,
+        n_near=_NEAR,
+        spare=_SPARE,
+        go_on=go_on,
+        ranks=ranks,
+    )
+    if after is before.estimate:
+        return before
+    estimate = after.to(image)
     return Filled(estimate, sigma, size, before.looks + 1, hidden.rmse(estimate))
 
 

@@ -322,7 +322,8 @@ def _estimate_by_tiles(
     total = torch.zeros(material.seen.shape, dtype=torch.float64, device=device)
     weight, bounds, n = total.clone(), 0.0, 0
     mine = [*ranks.mine(enumerate(tiles(places, settings.tile * settings.stride**2)))]
-    local, beside = clock.before(_CLOSING).alone(), max(1, min(at_a_time(device), len(mine)))
+    local = clock.before(_CLOSING).alone().silent()
+    beside = max(1, min(at_a_time(device), len(mine)))
 
     def estimated(done: int) -> State:
         index, tile = mine[done]

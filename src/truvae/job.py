@@ -318,9 +318,10 @@ class Job:
         course = best_course(looks, courses, judge, self.images.isfinite())
         return courses[0] if clock.should_stop() else course
 
-    def _go_on(self, clock: Clock, n_looks: int) -> Callable[[int], bool]:
-        """Return what tells the progress before each look, and whether to take it."""
-        return lambda taken: clock.go_on(taken / n_looks)
+    def _go_on(self, clock: Clock, n_looks: int) -> Callable[[float], bool]:
+        """Return what is told the looks taken, and says whether there is time to go on."""
+        alone = clock.alone()
+        return lambda taken: alone.go_on(taken / n_looks)
 
     def _error(self, estimates: Tensor) -> float | None:
         """Return the rms error of estimates at the hidden pixels of all frames."""

@@ -35,8 +35,8 @@ class Looks:
     sigma
         Standard deviation of the noise.
     go_on
-        Asked before each look, with the number of looks taken so far; once it says False, the last
-        estimate stands.
+        Asked again and again, with the number of looks taken so far, and the share of the present
+        one; once it says False, the last estimate stands. It need not ask other ranks.
     ranks
         Processes that share the work.
 
@@ -53,7 +53,7 @@ class Looks:
         images: Tensor,
         first: Tensor,
         sigma: float,
-        go_on: Callable[[int], bool] = lambda taken: True,
+        go_on: Callable[[float], bool] = lambda taken: True,
         ranks: Ranks = ALONE,
     ) -> None:
         self._images, self._go_on = images, go_on
@@ -77,10 +77,13 @@ class Looks:
 
     def _after(self, sizes: tuple[int, ...]) -> Tensor:
         if sizes not in self._done:
-            before = self._after(sizes[:-1])
-            if not self._go_on(self.taken):
+            before, taken = self._after(sizes[:-1]), self.taken
+            after = self._look(
+                self._images, before, size=sizes[-1], go_on=lambda done: self._go_on(taken + done)
+            )
+            if after is before:  # it was broken off
                 return before
-            self._done[sizes] = self._look(self._images, before, size=sizes[-1])
+            self._done[sizes] = after
         return self._done[sizes]
 
 

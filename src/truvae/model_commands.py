@@ -67,9 +67,9 @@ def fit(data: str, output: str, **options: Any) -> int:
 
     names = ("noise", "n_latents", "n_states", "max_epochs", "time_budget", "device")
     hidden = tuple(n for n in options["hidden"] if n)
-    with StopSignals() as stop:
+    first = torchrun.rank() == 0
+    with StopSignals(options["quiet"] or not first) as stop:
         called: list[callbacks.Callback] = []
-        first = torchrun.rank() == 0
         if options["verbose"] and first:
             called.append(_tell_epoch)
         if not options["quiet"] and first:

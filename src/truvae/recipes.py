@@ -113,10 +113,7 @@ class Recipe:
 
     def decoder(self, n_outputs: int, generator: torch.Generator) -> MLP:
         """Return the untrained decoder."""
-        with generator.device:
-            return MLP(
-                self.n_latents, self.hidden, n_outputs, self.activation, self.output, generator
-            )
+        return MLP(self.n_latents, self.hidden, n_outputs, self.activation, self.output, generator)
 
     def prior(self, device: torch.device) -> Bernoulli:
         """Return the prior at the start: the same pi for all latents."""

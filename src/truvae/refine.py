@@ -8,8 +8,10 @@ pixels are left out of the likelihood, so that they follow from the known ones a
 and Mallat 2012, doi:10.1109/TIP.2011.2176743, do so with Gaussians that all patches share).
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +21,10 @@ from truvae.patches import Patches, every, merge, merge_moments
 from truvae.ranks import ALONE, Ranks
 from truvae.threads import side_by_side
 from truvae.training import Posterior
+
+T = TypeVar("T")
+
+_Tile = tuple[list[int], list[int], list[int]]
 
 # References lie on every third row and column (every second one costs twice the time and gains less
 # than 0.01 dB), where pixels are missing on every second one; those in tiles of so many pixels
@@ -51,6 +57,7 @@ def refine(
     n_near: int = 32,
     reach: int = 20,
     spare: float = 0.0,
+    go_on: Callable[[float], bool] = lambda done: True,
     ranks: Ranks = ALONE,
 ) -> Tensor:
     """Restore a picture once more, given a first estimate of it.
@@ -75,12 +82,14 @@ def refine(
     spare
         Standard deviation, in units of the picture, that every pixel may have besides the
         covariance of the nearest patches; it keeps priors of fewer patches than entries open.
+    go_on
+        Asked before each tile, with the share of them that is done; it need not ask other ranks.
     ranks
         Processes that share the tiles; all get the whole estimate.
 
     Returns
     -------
-    The second estimate, same shape.
+    The second estimate, same shape; `estimate` itself if `go_on` said False on any rank.
 
     Examples
     --------
@@ -98,16 +107,20 @@ def refine(
     complete = bool(noisy.isfinite().all())
     posterior_of = _complete if complete else _incomplete
     stride = min(_STRIDE if complete else _DENSE, size)
-    tiles = _tiles(pilot.places, stride, reach, noisy.device)
+    reaches = _FRAMES, reach, reach
+    tiles = deque(ranks.mine(_tiles(pilot.places, stride)))
 
     @torch.no_grad()
-    def look(tile: tuple[Tensor, Tensor]) -> Posterior:
-        near = _nearest(pilot, *tile, n_near)
+    def look(tile: _Tile) -> Posterior:
+        around = [_around(*axis) for axis in zip(tile, reaches, pilot.places, strict=True)]
+        references, candidates = (_numbers(x, pilot.places, noisy.device) for x in (tile, around))
+        near = _nearest(pilot, references, candidates, n_near)
         return posterior_of(data, pilot, near, sigma**2, spare**2)
 
     # Threads inside of these small steps do not speed them up.
-    posteriors = side_by_side(look, ranks.mine(tiles), noisy.device)
-    return merge(data, posteriors, _DOUBT * sigma**2, ranks)
+    posteriors = side_by_side(look, _while(go_on, tiles), noisy.device)
+    refined = merge(data, posteriors, _DOUBT * sigma**2, ranks)
+    return estimate if ranks.any(bool(tiles)) else refined
 
 
 @torch.no_grad()
@@ -223,20 +236,22 @@ def _conditional(
     return mean + solve(deviations, residual, known.to(x), sigma2, spare2)
 
 
-def _tiles(
-    places: tuple[int, int, int], stride: int, reach: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the row numbers of the references of each tile, and of the patches around it."""
+def _tiles(places: tuple[int, int, int], stride: int) -> Iterator[_Tile]:
+    """Yield the frame, the rows and the columns of the references of each tile."""
     n_frames, *grid = places
     rows, columns = (every(n, stride) for n in grid)
     side = _TILE // stride
     for frame, i, j in product(
         range(n_frames), range(0, len(rows), side), range(0, len(columns), side)
     ):
-        tile = [frame], rows[i : i + side], columns[j : j + side]
-        reaches = _FRAMES, reach, reach
-        around = [_around(*axis) for axis in zip(tile, reaches, places, strict=True)]
-        yield _numbers(tile, places, device), _numbers(around, places, device)
+        yield [frame], rows[i : i + side], columns[j : j + side]
+
+
+def _while(go_on: Callable[[float], bool], left: deque[T]) -> Iterator[T]:
+    """Take items and yield them, until `go_on`, told the share that is taken, says False."""
+    n = len(left)
+    while left and go_on(1 - len(left) / n):
+        yield left.popleft()
 
 
 def _around(some: list[int], reach: int, n: int) -> list[int]:

@@ -161,7 +161,7 @@ def load_model(
     folder = Path(folder)
     head = read_head(folder)
     try:
-        weights = load_file(folder / _WEIGHTS, device=str(device))
+        weights = {k: v.to(device) for k, v in load_file(folder / _WEIGHTS).items()}
     except Exception as error:  # of damaged files, some are not safetensors' own
         raise InputError(f"{folder / _WEIGHTS} cannot be read: {error}") from None
     with damage_told(folder):

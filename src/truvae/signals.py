@@ -1,12 +1,14 @@
 """Ctrl-C and SIGTERM: the first one asks the work to finish with what it has."""
 
+import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
+_FINISHING = b"\ntruvae: finishing with what there is; another Ctrl-C quits at once\n"
 
 
 @dataclass
@@ -14,8 +16,14 @@ class StopSignals:
     """The first Ctrl-C or SIGTERM asks the restoration to finish with what it has.
 
     The second Ctrl-C quits at once.
+
+    Parameters
+    ----------
+    quiet
+        Whether to say nothing of it on stderr.
     """
 
+    quiet: bool = False
     received: int | None = None
 
     def __enter__(self) -> "StopSignals":
@@ -29,6 +37,9 @@ class StopSignals:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
         signal.signal(number, self._before[number])
+        if not self.quiet:
+            with suppress(OSError):
+                os.write(2, _FINISHING)  # sys.stderr may be in the midst of writing
 
 
 @contextmanager
