@@ -6,7 +6,7 @@ import torch
 from skimage import data
 
 import truvae.job
-from truvae.clipping import unclipped, variance_left
+from truvae.clipping import clipped, unclipped, variance_left
 from truvae.experiments import add_noise
 
 
@@ -36,6 +36,17 @@ def test_a_guess_from_the_surroundings_comes_close():
 def test_pictures_within_their_range_stay_as_they_are():
     image = noise((2, 40, 40, 3))
     assert torch.equal(unclipped(image, 1.0), image)
+    assert torch.equal(clipped(2 * image, image), 2 * image)
+
+
+@pytest.mark.parametrize("end", [1, -1])
+def test_an_estimate_goes_not_beyond_an_end_at_which_noise_was_cut_off(end):
+    image, estimate = noise((2, 40, 40, 3)), 5 * noise((2, 40, 40, 3), seed=1)
+    image[..., 1] = end * (end * image[..., 1]).clamp(min=-0.5)
+    image[0, 3, 4, 1] = torch.nan
+    found = clipped(estimate, image)
+    assert torch.equal(found[..., ::2], estimate[..., ::2])
+    assert torch.equal(found[..., 1], end * (end * estimate[..., 1]).clamp(min=-0.5))
 
 
 def test_borders_without_noise_stay_as_they_are():

@@ -54,12 +54,42 @@ def unclipped(images: Tensor, sigma: float, estimate: Tensor | None = None) -> T
     return images
 
 
-def _unclipped_below(images: Tensor, sigma: float, estimate: Tensor | None) -> Tensor:
-    """Return the same for the lower end of the range."""
+def clipped(estimate: Tensor, images: Tensor) -> Tensor:
+    """Return an estimate of frames that does not go beyond the ends of the range of a channel at
+    which noise was cut off: what lies beyond was not measured.
+
+    Parameters
+    ----------
+    estimate
+        An estimate of the noise-free frames (F, R, C, K).
+    images
+        The frames as they were given, same shape; NaN where missing.
+
+    Examples
+    --------
+    >>> g = torch.Generator().manual_seed(0)
+    >>> noisy = torch.randn(1, 32, 32, 1, generator=g).clamp(min=0)
+    >>> float(clipped(noisy - 1, noisy).min())
+    0.0
+    """
+    for sign in (1, -1):
+        low, at_end = _cut_off_below(sign * images)
+        bound = low.where(at_end.any((0, 1, 2)), -torch.inf)
+        estimate = sign * torch.maximum(sign * estimate, bound.to(estimate))
+    return estimate
+
+
+def _cut_off_below(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lower end of the range of each channel, (K,), and where noise is cut off at it."""
     low = images.nan_to_num(torch.inf).amin((0, 1, 2))
     at_end = images == low
     at_end &= at_end.double().mean((0, 1, 2)) > _SHARE
-    at_end &= _around(at_end.to(images)) < 1
+    return low, at_end & (_around(at_end.to(images)) < 1)
+
+
+def _unclipped_below(images: Tensor, sigma: float, estimate: Tensor | None) -> Tensor:
+    """Return the same for the lower end of the range."""
+    low, at_end = _cut_off_below(images)
     if sigma <= 0 or not at_end.any():
         return images
     if estimate is None:
@@ -101,4 +131,4 @@ def variance_left(share: float) -> float:
     return (place**2 + 1) * above + place * density - mean**2
 
 
-__all__ = ["unclipped", "variance_left"]
+__all__ = ["clipped", "unclipped", "variance_left"]

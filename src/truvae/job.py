@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from truvae.checkpoint import Checkpoint, State
-from truvae.clipping import unclipped
+from truvae.clipping import clipped, unclipped
 from truvae.clock import Clock
 from truvae.fill import Filled, Hidden, settle
 from truvae.fitting import Material, Run, fit_model
@@ -117,7 +117,8 @@ class Job:
         ranks: Ranks = ALONE,
     ) -> None:
         self.checkpoint, self.ranks = checkpoint, ranks
-        self.plan, self.units, self.told, self.known = plan, units, noise, known
+        self.frames, self.plan, self.units = frames, plan, units
+        self.told, self.known = noise, known
         generator = torch.Generator(device).manual_seed(seed)
         self.images = units.standardise(frames, device)
         missing = self.images.isnan()
@@ -152,7 +153,7 @@ class Job:
         best = self._weighed(final.estimate) if self._is_short(main) else final.estimate
         clock.on_progress(1)
         return Done(
-            restored=self.units.restore(self._without_holes(best)),
+            restored=self._clipped(self.units.restore(self._without_holes(best))),
             sigma=final.sigma,
             sigma_source=final.source,
             elbo=self.units.bound(main.bound, main.entries) if main.epochs else None,
@@ -288,13 +289,22 @@ class Job:
         taken = tuple(dict.fromkeys(sizes[: looks.depth] for sizes in course))
         return _Final(restored, *self._published(runs), looks.depth, taken, error)
 
-    def _unclipped(self, images: Tensor, estimates: Tensor | None = None) -> Tensor:
-        """Return frames as if no noise had been cut off; without looks the models are the paper's,
-        which take them as they are, and a count of zero is no noise that was cut off.
+    @property
+    def _may_be_cut_off(self) -> bool:
+        """Say whether noise may have been cut off: without looks the models are the paper's, which
+        take frames as they are, and a count of zero is no noise that was cut off.
         """
-        if not count(self.plan.courses) or self.units.noise is not None:
-            return images
-        return unclipped(images, self.told, estimates)
+        return count(self.plan.courses) > 0 and self.units.noise is None
+
+    def _unclipped(self, images: Tensor, estimates: Tensor | None = None) -> Tensor:
+        """Return frames as if no noise had been cut off."""
+        return unclipped(images, self.told, estimates) if self._may_be_cut_off else images
+
+    def _clipped(self, restored: Array) -> Array:
+        """Return restored frames within the ends of the range at which noise was cut off."""
+        if not self._may_be_cut_off:
+            return restored
+        return clipped(torch.from_numpy(restored), torch.from_numpy(self.frames.copy())).numpy()
 
     def _best_course(self, main: Run, clock: Clock) -> Course:
         """Find which looks suit the frames by a model of them with more noise."""

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from truvae.censored import variance_at_end
 from truvae.clipping import variance_left
 from truvae.patches import Patches, cosine_basis, principal_axes
 
@@ -16,6 +17,9 @@ _LOW, _HIGH = 3 / 8, 5 / 8
 _FLAT, _FEWEST = 0.1, 1000
 # Share of a patch that noise around the end of the range cuts off, and a little more.
 _HALF = 0.6
+# How far from the ends of the range no noise is cut off, in units of its standard deviation; how
+# often patches that lie so far are chosen by the level that such ones have, and the fewest.
+_AWAY, _ROUNDS, _SOME = 4, 6, 200
 # Patches of which those of a lattice are enough.
 _ENOUGH = 1 << 20
 
@@ -36,7 +40,9 @@ def noise_level(patches: Patches) -> float:
 
     Patches with gaps take no part, nor do those with a pixel as dark or as bright as any, since
     their noise may be cut off. Where most are of that kind, those that are left have too little
-    noise: then flat patches alone count, and tell how much of it was cut off.
+    noise: then flat patches count, and tell how much of it was cut off, and those that lie far
+    from the ends of the range. Where nearly all are, as in a fluorescence picture whose dark
+    background was subtracted, the noise around the end of the range tells its level.
 
     Examples
     --------
@@ -54,7 +60,16 @@ def noise_level(patches: Patches) -> float:
         chosen = patches.some(sound)
         variance = min(_of_least_axes(chosen), _of_flat_patches(chosen, cut[sound]))
     elif len(whole) >= _FEWEST:
-        variance = _of_flat_patches(patches.some(whole), cut[whole])
+        found = [_of_patches_away(patches.some(sound), ends)]
+        if len(sound) < _FEWEST:
+            known = patches.some((cut < math.inf).nonzero()[:, 0])
+            found += [
+                variance_at_end(known, float(ends[0]), 1),
+                variance_at_end(known, float(ends[1]), -1),
+            ]
+        if len(sound) >= _FEWEST or min(found) == math.inf:
+            found.append(_of_flat_patches(patches.some(whole), cut[whole]))
+        variance = min(found)
     else:
         variance = math.inf
     return math.sqrt(max(variance if variance < math.inf else _of_least_axes(patches), 0.0))
@@ -105,6 +120,23 @@ def _of_flat_patches(patches: Patches, cut: Tensor) -> float:
         left = variance_left(float(cut[flattest].mean()))
         variances.append(float(other[flattest].mean() / n) / left)
     return math.fsum(variances) / 2
+
+
+def _of_patches_away(patches: Patches, ends: tuple[Tensor, Tensor]) -> float:
+    """Return the variance of the noise in flat patches of which none is cut off, as they lie far
+    enough from the ends of the range for noise of that level; infinite if they are few.
+    """
+    if len(patches) < _SOME:
+        return math.inf
+    means = torch.cat([block.mean(1) for block in patches.blocks()])
+    room = torch.minimum(means - ends[0], ends[1] - means)
+    variance = 0.0
+    for _ in range(_ROUNDS):
+        away = (room > _AWAY * math.sqrt(variance)).nonzero()[:, 0]
+        if len(away) < _SOME:
+            return math.inf
+        variance = _of_flat_patches(patches.some(away), torch.zeros_like(means[away]))
+    return variance
 
 
 def _bands(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:

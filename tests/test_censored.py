@@ -1,0 +1,89 @@
+"""Noise of which little is left, since it was cut off."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from skimage import data
+
+import truvae
+from truvae.censored import variance_at_end
+from truvae.levels import noise_level
+from truvae.patches import Patches
+
+
+def spots(blur=2.0, side=160, seed=0):
+    """Return bright spots on a black background."""
+    rng, picture = np.random.default_rng(seed), np.zeros((side, side))
+    rows, columns = rng.integers(0, side, (2, 60))
+    picture[rows, columns] = rng.uniform(2000, 12_000, 60) * (blur / 2) ** 2
+    return gaussian_filter(picture, blur)
+
+
+def subtracted(clean, sigma, background, seed=0):
+    """Return a picture of 8 bit with noise, whose background lies so many sigma above black."""
+    noise = np.random.default_rng(seed).normal(0, sigma, clean.shape)
+    return np.clip(np.round(clean + background * sigma + noise), 0, 255)
+
+
+def level(picture):
+    return noise_level(Patches(torch.as_tensor(picture, dtype=torch.float32), 8))
+
+
+@given(st.integers(0, 99), st.floats(-1.8, 0.8), st.floats(0.01, 100.0), st.sampled_from([1, -1]))
+def test_a_flat_place_is_known_by_what_is_left_of_it(seed, place, sigma, sign):
+    g = torch.Generator().manual_seed(seed)
+    left = sigma * (place + torch.randn(128, 128, generator=g)).clamp(min=0)
+    found = variance_at_end(Patches(7.0 + sign * left, 8), 7.0, sign)
+    assert math.sqrt(found) == pytest.approx(sigma, rel=0.2)
+
+
+@pytest.mark.parametrize("background", [1.0, 0.0, -1.0, -1.5])
+@pytest.mark.parametrize("sigma", [4, 15])
+@pytest.mark.parametrize("blur", [1.2, 2.0])
+def test_spots_on_a_background_that_was_subtracted(background, sigma, blur):
+    noisy, close = subtracted(spots(blur), sigma, background), 0.1 if background > -1.5 else 0.2
+    assert level(noisy) == pytest.approx(sigma, rel=close)
+    assert level((100 - noisy) / 60) == pytest.approx(sigma / 60, rel=close)
+
+
+def test_bright_places_know_where_the_background_says_nothing():
+    noisy = subtracted(spots(5.0), 15, -3.0)
+    assert (noisy == 0).mean() > 0.4
+    assert level(noisy) == pytest.approx(15, rel=0.1)
+
+
+@pytest.mark.parametrize("sigma", [2, 10, 25])
+def test_black_and_white_pictures(sigma):
+    noisy = subtracted(data.horse()[:200, :300] * 255.0, sigma, 0.0)
+    assert level(noisy) == pytest.approx(sigma, rel=0.07)
+
+
+@pytest.mark.parametrize("picture", [data.horse() * 255.0, data.checkerboard() * 1.0])
+def test_shapes_are_no_noise(picture):
+    for end, sign in ((picture.min(), 1), (picture.max(), -1)):
+        patches = Patches(torch.as_tensor(picture, dtype=torch.float32), 8)
+        assert variance_at_end(patches, float(end), sign) == math.inf
+    assert level(picture) < 0.01
+
+
+def test_nothing_at_the_end_tells_nothing():
+    g = torch.Generator().manual_seed(0)
+    within = 10 + torch.randn(64, 64, generator=g)
+    assert variance_at_end(Patches(within, 8), float(within.min()), 1) == math.inf
+    few = within[:20, :20].sub(10).clamp(min=0)
+    assert variance_at_end(Patches(few, 8), 0.0, 1) == math.inf
+
+
+def test_a_picture_with_such_a_background_is_restored():
+    clean = np.clip(spots(side=96) - 22.5, 0, 255)
+    noisy = subtracted(spots(side=96), 15, -1.5)
+    options = {"n_latents": 32, "hidden": (32,), "epochs": 10}
+    result = truvae.denoise(noisy, quality="fast", return_result=True, **options)
+    assert result.sigma == pytest.approx(15, rel=0.1)
+    errors = [np.square(x - clean).mean() for x in (noisy, result.restored)]
+    assert errors[1] < errors[0] / 2 and result.restored.min() >= 0  # as it was cut off there
