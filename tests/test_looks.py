@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from test_restore import noisy_scene
 
 import truvae
-from truvae import job, looks
+from truvae import looks
 from truvae.looks import Looks, best_course, count, split
 from truvae.refine import refine
 from truvae.settings import choose
@@ -119,9 +119,8 @@ def test_the_best_quality_tries_its_looks_and_tells_which_it_took():
     assert {epoch.index for epoch in result.history} == {*range(6)}  # not those of the trial
 
 
-def test_a_trial_leaves_time_for_the_looks_themselves(ticking, monkeypatch):
+def test_a_trial_leaves_time_for_the_looks_themselves(ticking):
     _, noisy = noisy_scene()
-    monkeypatch.setattr(job, "_SECONDS_PER_VALUE", 20000 / noisy.size)
     options = {"n_latents": 16, "hidden": [16], "n_states": 8, "epochs": 1000}
     result = truvae.denoise(noisy, quality="best", time_budget=3e5, return_result=True, **options)
     assert 1 < result.epochs < 1000 and result.looks >= 2

@@ -176,11 +176,11 @@ def test_time_budget_ends_the_training(ticking):
 def test_with_little_time_an_estimate_is_no_worse_than_the_picture(ticking):
     clean, noisy = noisy_scene()
     with pytest.warns(UserWarning, match=r"little time to learn: \d+% of the picture"):
-        result = truvae.denoise(noisy, time_budget=2e4, return_result=True, **SMALL)
+        result = truvae.denoise(noisy, time_budget=3e4, return_result=True, **SMALL)
     assert 0 < result.epochs < 10
     assert rmse(result.restored, clean) < 0.9 * rmse(noisy, clean)
     noisy[3, 4] = np.nan  # where values are missing, what is known is no estimate of all
-    result = truvae.denoise(noisy, time_budget=2e4, return_result=True, **SMALL)
+    result = truvae.denoise(noisy, time_budget=3e4, return_result=True, **SMALL)
     assert 0 < result.epochs < 10
     assert np.isfinite(result.restored).all()
 
@@ -364,7 +364,7 @@ def test_as_many_models_as_planned_within_the_time_given(ticking):
         assert len(result.covariances) == n_models
         assert len(result.history) >= n_models * result.epochs / 2
     with pytest.warns(UserWarning, match="little time to learn"):
-        result = truvae.denoise(noisy, time_budget=1.5e4, return_result=True, **small)
+        result = truvae.denoise(noisy, time_budget=3e4, return_result=True, **small)
     assert len(result.history) <= result.settings.epochs
     assert np.isfinite(result.restored).all()
 

@@ -27,9 +27,9 @@ from truvae.units import Units, rms
 
 Array = npt.NDArray[Any]
 
-# Seconds of a time budget that are set aside for each look at each value of a picture: of one that
-# is grey, and of others, in which looks go by more patches, or by those of more frames.
-_SECONDS_PER_VALUE, _SECONDS_PER_MORE = 4e-5, 7e-5
+# Seconds, and share of a time budget, that finding out how long looks take may take; and by what
+# factor more is set aside for them.
+_MEASURING, _MEASURING_SHARE, _MORE = 0.3, 0.02, 1.25
 # The most that may be missing, and the least noise over the spread of the picture, for a picture to
 # be treated as complete once a first model has filled it in.
 _FEW, _NOISY = 0.2, 0.1
@@ -139,6 +139,7 @@ class Job:
 
     def run(self, clock: Clock, on_epoch: Callable[[Epoch], None]) -> Done:
         """Fit the models, combine their estimates, and look again."""
+        self._one_look = self._seconds_of_a_look(clock)
         few_looks = self.complete and not self._several_courses() and len(self.images) == 1
         fitting = _FITTING if few_looks else _FITTING / 2
         n_looks = self.plan.looks or count(self.plan.courses)
@@ -213,9 +214,39 @@ class Job:
 
     def _seconds_of(self, n_looks: int) -> float:
         """Return how long so many looks at all frames may take."""
-        grey = len(self.images) == self.images.shape[3] == 1
-        seconds = _SECONDS_PER_VALUE if grey else _SECONDS_PER_MORE
-        return n_looks * seconds * self.images.numel()
+        return n_looks * _MORE * self._one_look
+
+    def _seconds_of_a_look(self, clock: Clock) -> float:
+        """Measure a part of a look, at the frames as they are, if there is a time budget."""
+        left, n_frames = clock.left(), len(self.images)
+        if not 0 < left < np.inf or not (self.plan.looks or count(self.plan.courses)):
+            return 0.0
+        watch, share = clock.alone().watch, 0.0
+        start, most = watch(), min(_MEASURING, _MEASURING_SHARE * left)
+
+        def go_on(done: float) -> bool:
+            nonlocal share
+            share = done
+            return done == 0 or watch() - start < most
+
+        pilot = self.images.nan_to_num()
+        if self.complete:
+            size = self.plan.courses[0][0][0]
+            Looks(self.images, pilot, self.told, go_on, self.ranks).along(((size,),))
+        else:
+            settle(
+                self.images[0],
+                pilot[0],
+                self.hidden[0],
+                sigma=self.told,
+                known=True,
+                sizes=self.plan.sizes[:1],
+                looks=1,
+                go_on=go_on,
+                ranks=self.ranks,
+            )
+            share /= n_frames
+        return self.ranks.most((watch() - start) / max(share, 1e-6))
 
     def _several_courses(self) -> bool:
         """Say whether there may be a choice of looks to take."""
