@@ -245,6 +245,7 @@ CASES = {
     "isotropic": picture(scene(), covariance="isotropic"),
     "best": picture(scene(), quality="best"),
     "counts": picture(np.random.default_rng(0).poisson(np.abs(scene())), noise="poisson-gaussian"),
+    "cut off": picture(np.clip(scene(), 20, 100), quality="fast"),
     "gaps": picture(scene(0.4)),
     "few gaps": picture(scene(0.01)),
     "colour": picture(in_colour(scene()), channel_axis=-1),

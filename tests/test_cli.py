@@ -17,6 +17,7 @@ from test_restore import noisy_scene, scene
 
 from truvae.io import read_picture
 from truvae.metrics import psnr
+from truvae.signals import StopSignals
 
 TINY = ["--latents", "16", "--hidden", "32", "--states", "8", "--epochs", "2"]
 KEYS = set(
@@ -263,6 +264,19 @@ def test_a_signal_writes_the_best_so_far(folder, tmp_path, number, status):
     assert told.count("truvae: finishing with what there is; another Ctrl-C quits at once") == 1
     assert read_picture(out).data.shape == (32, 32)
     assert os.listdir(tmp_path) == ["out.png"]
+
+
+def test_the_second_signal_is_left_to_others(capfd):
+    for first in (signal.SIGINT, signal.SIGTERM):
+        before = signal.getsignal(signal.SIGINT)
+        with StopSignals() as stop:
+            os.kill(os.getpid(), first)
+            assert stop.received == first and signal.getsignal(signal.SIGINT) == before
+        assert capfd.readouterr().err.count("another Ctrl-C quits at once") == 1
+        with StopSignals(quiet=True) as stop:
+            os.kill(os.getpid(), first)
+            assert stop.received == first
+        assert capfd.readouterr().err == ""
 
 
 def test_demo_restores_a_picture_that_ships_with_a_dependency(tmp_path):

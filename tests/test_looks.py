@@ -76,12 +76,13 @@ def test_where_looking_ends_the_last_whole_estimate_stands(end):
 
     def go_on(taken):
         told.append(taken)
-        return max(told) < end
+        return taken < end
 
     some = Looks(noisy, smoothed(noisy), 0.4, go_on)
     found = some.along(((4,) * 3,))
     whole = sum(taken + 8 / 9 < end for taken in range(3))  # of nine tiles each
     assert some.taken == some.depth == whole and told[0] == 0
+    assert sum(taken >= end for taken in told) == (end <= 2 + 8 / 9)  # then nobody asks again
     known = Looks(noisy, smoothed(noisy), 0.4).along(((4,) * whole,))
     torch.testing.assert_close(found, known)
 

@@ -78,7 +78,7 @@ class Clock:
         )
 
     def alone(self) -> "Clock":
-        """Return a clock for work during which ranks do not meet, which asks no other than this.
+        """Return a clock for work during which ranks do not meet: it asks no rank but this one.
 
         All ranks call this at the same time.
         """

@@ -146,7 +146,7 @@ def settle(
     def look(
         hidden: Hidden, before: Filled, sigma: float, size: int, taken: float, part: float = 1.0
     ) -> Filled:
-        """Look at the picture once more, which is so large a part of one of the looks."""
+        """Look at the picture once more; `part` is the share of a look that this one counts for."""
 
         def told(done: float) -> bool:
             return go_on(taken + done * part)
@@ -157,19 +157,19 @@ def settle(
     while last.looks < looks - _LAST and last.looks - best.looks < _PATIENCE:
         level = last.sigma if known else max(_COOLING * last.sigma, _LEAST)
         choice = sizes if last.looks == 0 and len(hidden) else [last.size]
-        part = 1 / len(choice)
-        found = [
-            look(hidden, last, level, size, last.looks + i * part, part)
-            for i, size in enumerate(choice)
-        ]
-        if any(each is last for each in found):
-            break
+        found, part = [], 1 / len(choice)
+        for i, size in enumerate(choice):
+            found.append(look(hidden, last, level, size, last.looks + i * part, part))
+            if found[-1] is last:  # it was broken off, on any rank
+                return best
         last = min(found, key=lambda each: each.rmse or 0.0)
         if not len(hidden) or (last.rmse or 0.0) < (best.rmse or 0.0) * (1 - _GAIN):
             best = last
     everything = Hidden.none(image)
     for left in range(min(_LAST, looks), 0, -1):  # now with the hidden pixels in their places
         after = look(everything, best, best.sigma, best.size, looks - left)
+        if after is best:
+            break
         best = after._replace(rmse=best.rmse)
     return best
 

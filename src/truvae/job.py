@@ -325,7 +325,8 @@ class Job:
         """Say whether noise may have been cut off: without looks the models are the paper's, which
         take frames as they are, and a count of zero is no noise that was cut off.
         """
-        return count(self.plan.courses) > 0 and self.units.noise is None
+        looks = count(self.plan.courses) or self.plan.looks
+        return looks > 0 and self.units.noise is None
 
     def _unclipped(self, images: Tensor, estimates: Tensor | None = None) -> Tensor:
         """Return frames as if no noise had been cut off."""
@@ -335,6 +336,7 @@ class Job:
         """Return restored frames within the ends of the range at which noise was cut off."""
         if not self._may_be_cut_off:
             return restored
+        # A copy, since torch takes no arrays with negative strides.
         return clipped(torch.from_numpy(restored), torch.from_numpy(self.frames.copy())).numpy()
 
     def _best_course(self, main: Run, clock: Clock) -> Course:

@@ -13,8 +13,9 @@ from truvae.patches import Patches, cosine_basis, principal_axes
 # coefficients of a patch tell whether it is flat; from the second one on half of them do, and the
 # others tell its noise.
 _LOW, _HIGH = 3 / 8, 5 / 8
-# Share of the patches that count as flat, and the fewest patches to choose them from.
-_FLAT, _FEWEST = 0.1, 1000
+# Share of the patches that count as flat, and the fewest patches to choose them from; of those
+# without a pixel at an end of the range, the least share.
+_FLAT, _FEWEST, _SOUND = 0.1, 1000, 0.015
 # Share of a patch that noise around the end of the range cuts off, and a little more.
 _HALF = 0.6
 # How far from the ends of the range no noise is cut off, in units of its standard deviation; how
@@ -42,7 +43,8 @@ def noise_level(patches: Patches) -> float:
     their noise may be cut off. Where most are of that kind, those that are left have too little
     noise: then flat patches count, and tell how much of it was cut off, and those that lie far
     from the ends of the range. Where nearly all are, as in a fluorescence picture whose dark
-    background was subtracted, the noise around the end of the range tells its level.
+    background was subtracted, the noise around the ends of the range tells its level
+    (`censored.variance_at_end`), and flat patches only where neither that nor the others do.
 
     Examples
     --------
@@ -55,19 +57,21 @@ def noise_level(patches: Patches) -> float:
     ends = _ends(patches)
     cut = torch.cat([_cut(block, ends) for block in patches.blocks()])
     sound = (cut == 0).nonzero()[:, 0]
-    whole = (cut <= (_HALF if len(sound) >= _FEWEST else 1)).nonzero()[:, 0]
-    if len(sound) >= max(_FEWEST, int((cut < 1).sum()) // 2):
+    varied = int((cut < 1).sum())
+    enough = len(sound) >= max(_FEWEST, _SOUND * varied)
+    whole = (cut <= (_HALF if enough else 1)).nonzero()[:, 0]
+    if len(sound) >= max(_FEWEST, varied // 2):
         chosen = patches.some(sound)
         variance = min(_of_least_axes(chosen), _of_flat_patches(chosen, cut[sound]))
     elif len(whole) >= _FEWEST:
         found = [_of_patches_away(patches.some(sound), ends)]
-        if len(sound) < _FEWEST:
+        if not enough:
             known = patches.some((cut < math.inf).nonzero()[:, 0])
             found += [
-                variance_at_end(known, float(ends[0]), 1),
-                variance_at_end(known, float(ends[1]), -1),
+                variance_at_end(known, float(end), sign)
+                for end, sign in zip(ends, (1, -1), strict=True)
             ]
-        if len(sound) >= _FEWEST or min(found) == math.inf:
+        if enough or min(found) == math.inf:
             found.append(_of_flat_patches(patches.some(whole), cut[whole]))
         variance = min(found)
     else:

@@ -56,7 +56,7 @@ class Looks:
         go_on: Callable[[float], bool] = lambda taken: True,
         ranks: Ranks = ALONE,
     ) -> None:
-        self._images, self._go_on = images, go_on
+        self._images, self._go_on, self._over = images, go_on, False
         n_near = min(_NEAR + _MORE_NEAR * (images.shape[3] - 1), _MOST_NEAR)
         self._look = partial(refine, sigma=sigma, n_near=n_near, ranks=ranks)
         self._done: dict[tuple[int, ...], Tensor] = {(): first}
@@ -78,10 +78,13 @@ class Looks:
     def _after(self, sizes: tuple[int, ...]) -> Tensor:
         if sizes not in self._done:
             before, taken = self._after(sizes[:-1]), self.taken
+            if self._over:
+                return before
             after = self._look(
                 self._images, before, size=sizes[-1], go_on=lambda done: self._go_on(taken + done)
             )
-            if after is before:  # it was broken off
+            if after is before:  # it was broken off, on any rank
+                self._over = True
                 return before
             self._done[sizes] = after
         return self._done[sizes]

@@ -83,7 +83,8 @@ def refine(
         Standard deviation, in units of the picture, that every pixel may have besides the
         covariance of the nearest patches; it keeps priors of fewer patches than entries open.
     go_on
-        Asked before each tile, with the share of them that is done; it need not ask other ranks.
+        Asked before a tile is taken, up to eight for each thread ahead, with the share of the tiles
+        that were; it need not ask other ranks.
     ranks
         Processes that share the tiles; all get the whole estimate.
 

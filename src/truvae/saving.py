@@ -161,9 +161,10 @@ def load_model(
     folder = Path(folder)
     head = read_head(folder)
     try:
-        weights = {k: v.to(device) for k, v in load_file(folder / _WEIGHTS).items()}
+        stored = load_file(folder / _WEIGHTS)
     except Exception as error:  # of damaged files, some are not safetensors' own
         raise InputError(f"{folder / _WEIGHTS} cannot be read: {error}") from None
+    weights = {name: tensor.to(device) for name, tensor in stored.items()}
     with damage_told(folder):
         prior = _prior(head["prior"], weights)
         model = Model(

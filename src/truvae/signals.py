@@ -35,9 +35,10 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, self._before[number])
-        if not self.quiet:
+        first, self.received = self.received is None, number
+        for again in {number, signal.SIGINT}:
+            signal.signal(again, self._before[again])
+        if first and not self.quiet:
             with suppress(OSError):
                 os.write(2, _FINISHING)  # sys.stderr may be in the midst of writing
 
