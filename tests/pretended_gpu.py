@@ -16,7 +16,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _python_dispatch as dispatch
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 import truvae
 from truvae import (
@@ -33,8 +32,7 @@ from truvae import (
     training,
 )
 
-_setup_privateuseone_for_python_backend("gpu")
-GPU = torch.device("gpu", 0)
+GPU = torch.device("privateuseone", 0)
 CPU = torch.device("cpu")
 aten = torch.ops.aten
 # What may take tensors of two devices: copies, and indices from the CPU.
@@ -266,6 +264,9 @@ CASES = {
 
 def main(path):
     """Do everything on the CPU and on the GPU; save what came of it."""
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+    _setup_privateuseone_for_python_backend("gpu")  # it changes torch for good
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     torch.Generator = Generator

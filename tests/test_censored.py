@@ -39,8 +39,8 @@ def test_a_flat_place_is_known_by_what_is_left_of_it(seed, place, sigma, sign):
     g = torch.Generator().manual_seed(seed)
     left = sigma * (place + torch.randn(128, 128, generator=g)).clamp(min=0)
     left[:20, :20] += 20 * sigma  # there is something else, too
-    found = variance_at_end(Patches(7.0 + sign * left, 8), 7.0, sign)
-    assert math.sqrt(found) == pytest.approx(sigma, rel=0.3)
+    found = math.sqrt(variance_at_end(Patches(7.0 + sign * left, 8), 7.0, sign))
+    assert found == pytest.approx(sigma, rel=0.3) or (found == math.inf and place < -1)
 
 
 @pytest.mark.parametrize("background", [1.0, 0.0, -1.0, -1.5])

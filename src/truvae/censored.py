@@ -53,8 +53,9 @@ def variance_at_end(patches: Patches, end: float, sign: int) -> float:
     Examples
     --------
     >>> g = torch.Generator().manual_seed(0)
-    >>> background = (3 * torch.randn(64, 64, generator=g) - 3).clamp(min=0)
-    >>> round(variance_at_end(Patches(background, 8), 0.0, 1) ** 0.5)
+    >>> picture = (3 * torch.randn(64, 64, generator=g) - 2).clamp(min=0)
+    >>> picture[:9, :9] += 100  # something bright on a dark background
+    >>> round(variance_at_end(Patches(picture, 8), 0.0, 1) ** 0.5)
     3
     """
     found = _within(patches, end, sign)
