@@ -101,6 +101,20 @@ def test_noise_of_less_than_a_step_is_not_told_too_high(sigma):
         assert level(subtracted(spots(), sigma, background)) < 1.3 * sigma
 
 
+def test_detail_beside_a_black_border_is_no_noise():
+    """It has the spread of noise, but its pixels lie together."""
+    picture = np.pad(data.camera()[100:200, 100:200] * 1.0, 60)
+    patches = Patches(torch.as_tensor(picture, dtype=torch.float32), 8)
+    assert variance_at_end(patches, 0.0, 1) == math.inf
+
+
+def test_counts_beside_something_bright_are_no_noise_that_was_cut_off():
+    """They are few steps high and in the range of noise, but are not spread like it."""
+    picture = np.random.default_rng(0).poisson(0.05, (160, 160)) + spots() / 20
+    patches = Patches(torch.as_tensor(picture, dtype=torch.float32), 8)
+    assert variance_at_end(patches, float(picture.min()), 1) == math.inf
+
+
 def test_nothing_at_the_end_tells_nothing():
     g = torch.Generator().manual_seed(0)
     within = 10 + torch.randn(64, 64, generator=g)
