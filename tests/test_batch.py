@@ -193,6 +193,8 @@ def test_a_signal_ends_all_with_their_best_so_far(pictures, tmp_path, number, st
 def test_no_process_outlives_a_program_that_quits_at_once(pictures, tmp_path, numbers):
     with started(pictures, tmp_path / "out", "--epochs", "1000000") as process:
         workers = wait_for(lambda: len(c := children(process.pid)) == 2 and c)
+        # Before that, Python itself still waits for what to do, and is loud about its end.
+        wait_for(lambda: all(seconds_of(pid) > 1 for pid in workers))
         for number in numbers:
             (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
             time.sleep(0.5)  # two at once count as one on a busy machine
