@@ -235,6 +235,18 @@ def test_a_time_budget_holds_for_large_pictures(monkeypatch, ticking):
     assert rmse(result.restored, noisy_scene()[0]) < 20
 
 
+def test_after_the_signal_to_stop_a_quarter_of_the_patches_is_estimated(monkeypatch):
+    monkeypatch.setattr(chosen, "_TRAINED", (500, 500))
+    (clean, noisy), counts, epochs, real = noisy_scene(), [], [], fitting.estimates
+    monkeypatch.setattr(fitting, "estimates", lambda *a: counts.append(len(a[2])) or real(*a))
+    options = SMALL | {"epochs": 8, "covariance": "dct", "on_epoch": epochs.append}
+    truvae.denoise(noisy, **options)
+    epochs.clear()
+    short = truvae.denoise(noisy, should_stop=lambda: len(epochs) == 8, **options)
+    assert counts[0] / 5 < counts[1] < counts[0] / 3
+    assert rmse(short, clean) < 0.7 * rmse(noisy, clean)
+
+
 def test_presets_train_on_all_patches(monkeypatch):
     monkeypatch.setattr(chosen, "_TRAINED", (10, 10))
     noisy = noisy_scene(size=16)[1]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from truvae import plots as plots
     from truvae import ranks as ranks
     from truvae import training as training
-    from truvae.audio import AudioResult, denoise_audio, inpaint_audio
+    from truvae.audio import denoise_audio, inpaint_audio
     from truvae.chunks import NearChunks, ShuffledChunks
     from truvae.decoders import MLP, linear
     from truvae.errors import InputError
@@ -42,13 +42,14 @@ if TYPE_CHECKING:
         Sparseflip,
     )
     from truvae.recipes import Recipe
-    from truvae.restore import Result, denoise, inpaint
+    from truvae.restore import denoise, inpaint
+    from truvae.results import AudioResult, Result
     from truvae.saving import load_model, save_model
 
 __version__ = version("truvae")
 
 _HOME = {
-    "AudioResult": "audio",
+    "AudioResult": "results",
     "Bernoulli": "model",
     "BernoulliNoise": "noise",
     "CorrelatedGaussian": "noise",
@@ -72,7 +73,7 @@ _HOME = {
     "PriorSamples": "proposals",
     "Random": "proposals",
     "Recipe": "recipes",
-    "Result": "restore",
+    "Result": "results",
     "SharedPool": "population",
     "ShuffledChunks": "chunks",
     "Sparseflip": "proposals",

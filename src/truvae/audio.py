@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from inspect import signature
 from os import PathLike
 from typing import Any
@@ -21,8 +21,8 @@ from truvae.errors import InputError
 from truvae.fitting import Material, Run
 from truvae.gaps import fill_gaps, tell_of_long_gaps
 from truvae.io import to_dtype
-from truvae.model import Model
 from truvae.ranks import ALONE, Ranks
+from truvae.results import AudioResult
 from truvae.settings import Plan, Settings
 from truvae.training import Epoch
 from truvae.units import Units, rms
@@ -33,57 +33,6 @@ Array = npt.NDArray[Any]
 _FILLING, _TIME_TO_FILL = 0.1, 0.5
 # Share of the epochs planned below which it is told that there was little time.
 _FEW_EPOCHS = 0.5
-
-
-@dataclass(frozen=True)
-class AudioResult:
-    """A restored recording and how it came about; all values in the units of the input."""
-
-    restored: Array
-    """The restored recording: shape and dtype of the input."""
-    sample_rate: float
-    """Samples a second."""
-    sigma: float
-    """Standard deviation of the noise; of several channels its rms."""
-    sigma_source: str
-    """"given", "estimated" from the noise floor, or "learned" with a preset."""
-    sigma_channels: tuple[float, ...]
-    """The same for each channel."""
-    elbo: float | None
-    """Mean over the windows of the lower bound F_n in nats (Eq. 5), by `model`; None if no model
-    was needed, or there was no time to learn anything."""
-    history: list[Epoch]
-    """One record for each epoch, run after run."""
-    model: Model | None
-    """The first model, of windows of the columns of `(x @ components - offset) / spread`; None if
-    none was needed."""
-    components: Array
-    """(K, C), what is made of K channels before they are restored: uncorrelated components, that
-    with the most power first. [[1]] of a single channel."""
-    offset: Array
-    """(C,), mean of each component; 0 with a preset."""
-    spread: Array
-    """(C,), standard deviation of all components, in proportion to their noise where it differs;
-    with a preset the peak of the recording."""
-    settings: Settings
-    """The settings of the models."""
-    covariances: list[str]
-    """The kind of each model that was fitted, in turn."""
-    looks: int
-    """How often the recording was looked at again."""
-    epochs: int
-    """Passes through the windows in the training of `model`."""
-    n_data: int
-    """Number of windows."""
-    missing: float
-    """Share of the samples that were missing."""
-    device: str
-    """Where it was computed."""
-
-    @property
-    def active_latents(self) -> float | None:
-        """Expected number of active latents of a window: the sum of pi."""
-        return None if self.model is None else float(self.model.prior.pi.sum())
 
 
 def denoise_audio(
@@ -501,4 +450,4 @@ def _joined(results: Sequence[AudioResult], like: Array) -> AudioResult:
     )
 
 
-__all__ = ["AudioResult", "denoise_audio", "inpaint_audio"]
+__all__ = ["denoise_audio", "inpaint_audio"]

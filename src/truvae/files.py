@@ -29,7 +29,7 @@ from truvae.records import concluded, described, failure, save
 from truvae.threads import use_threads
 
 if TYPE_CHECKING:
-    from truvae.restore import Result
+    from truvae.results import Result
 
 Array = npt.NDArray[Any]
 

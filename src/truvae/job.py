@@ -46,7 +46,7 @@ _HOLE_PATCH = 8
 
 @dataclass(frozen=True)
 class Done:
-    """Restored frames and how they came about (see `restore.Result`)."""
+    """Restored frames and how they came about (see `results.Result`)."""
 
     restored: Array
     """(F, R, C, K), in units of the picture, float."""

@@ -8,8 +8,7 @@ from truvae import __version__
 from truvae.console import cost
 
 if TYPE_CHECKING:
-    from truvae.audio import AudioResult
-    from truvae.restore import Result
+    from truvae.results import AudioResult, Result
 
     AnyResult = Result | AudioResult
 

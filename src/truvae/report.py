@@ -22,7 +22,7 @@ from truvae.pages import (
 )
 
 if TYPE_CHECKING:
-    from truvae.restore import Result
+    from truvae.results import Result
 
 Array = npt.NDArray[Any]
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -26,90 +26,19 @@ from truvae.fill import nearest_known
 from truvae.io import to_dtype
 from truvae.job import Done, Job
 from truvae.limits import GB, needed
-from truvae.model import Model
 from truvae.ranks import ALONE, Ranks
+from truvae.results import Result
 from truvae.settings import (
     OVERRIDES,
     SMALLEST_PATCH,
     STACKS,
-    Course,
-    Settings,
     check_choice,
 )
-from truvae.stabilise import PoissonGaussian
 from truvae.training import Epoch
-from truvae.units import Turn, Units, rms
+from truvae.units import Units, rms
 from truvae.wishes import Wishes
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Result:
-    """A restored picture and how it came about; all values in the units of the input.
-
-    Of a stack of frames it holds all of them. If each was restored on its own, levels, bounds and
-    errors are means over the frames that are not constant, and the model is that of the first one.
-    """
-
-    restored: Array
-    """The restored picture: shape and dtype of the input."""
-    sigma: float
-    """Standard deviation of the noise: given, learned by the isotropic models, estimated, or chosen
-    by hidden pixels. Of several channels, or of noise that depends on the signal, its rms."""
-    sigma_source: str
-    """"given", "learned", "estimated" or "held-out". Learned and estimated levels both take some
-    signal for noise where a picture has much fine detail, so that the smaller one is published."""
-    sigma_channels: tuple[float, ...]
-    """The same for each channel."""
-    noise: tuple[PoissonGaussian, ...] | None
-    """Gain and variance of the noise of each channel if it depends on the signal."""
-    elbo: float | None
-    """Mean over the patches of the lower bound F_n in nats (Eq. 5), by `model`, or by what became
-    of it in each tile of a large picture; None where there was no time to learn anything."""
-    held_out_rmse: float | None
-    """Root mean squared error at known pixels that were hidden from the models and predicted (it
-    holds their noise); None where no pixel is missing, as then none is hidden."""
-    history: list[Epoch]
-    """One record for each epoch, run after run."""
-    model: Model
-    """The first model of the kind that the picture owes most to, of patches of
-    `(x - offset) / spread`; of stabilised values where the noise depends on the signal."""
-    offset: Array
-    """(K,), mean of each channel; 0 with a preset."""
-    spread: Array
-    """(K,), standard deviation of the picture; with a preset what the paper divides by."""
-    turn: Turn | None
-    """Where noise is correlated between channels: what x has for channels instead, K of them
-    (`units.Turn`); of a stack, in its first frame."""
-    settings: Settings
-    """The settings of `model`."""
-    covariances: list[str]
-    """The kind of each model that was fitted, in turn."""
-    trust_in_dct: float
-    """Share in [0, 1] of the models of kind "dct" in the first estimate."""
-    looks: int
-    """How often the picture was looked at again (`refine`)."""
-    look_sizes: Course
-    """Sides in pixels of the patches of each look; where there are several rows of looks, their
-    last estimates were averaged."""
-    epochs: int
-    """Passes through all patches in the training of `model`."""
-    n_data: int
-    """Number of patches."""
-    n_trained: int
-    """Number of patches that `model` was trained on: of large pictures and stacks a sample."""
-    missing: float
-    """Share of the values that were missing."""
-    frames: int
-    """Number of frames, 1 if it is no stack."""
-    device: str
-    """Where it was computed."""
-
-    @property
-    def active_latents(self) -> float:
-        """Expected number of active latents of a patch: the sum of pi."""
-        return float(self.model.prior.pi.sum())
 
 
 def denoise(
@@ -501,4 +430,4 @@ def _joined(
     )
 
 
-__all__ = ["Result", "denoise", "inpaint"]
+__all__ = ["denoise", "inpaint"]

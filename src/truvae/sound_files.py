@@ -19,7 +19,7 @@ from truvae.records import concluded, described, save
 from truvae.threads import use_threads
 
 if TYPE_CHECKING:
-    from truvae.audio import AudioResult
+    from truvae.results import AudioResult
 
 Array = npt.NDArray[Any]
 

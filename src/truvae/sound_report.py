@@ -28,7 +28,7 @@ from truvae.pages import (
 from truvae.spectra import spectrogram
 
 if TYPE_CHECKING:
-    from truvae.audio import AudioResult
+    from truvae.results import AudioResult
 
 Array = npt.NDArray[Any]
 
