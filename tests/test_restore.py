@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import truvae
 from truvae import InputError, job, wishes
-from truvae.settings import QUALITIES, choose, trust_in_dct
+from truvae.settings import QUALITIES, choose, is_for_dct, trust_in_dct
+from truvae.training import Epoch
 
 SMALL = {"n_latents": 16, "hidden": (32,), "n_states": 8, "epochs": 20}
 PLAIN = SMALL | {"covariance": "isotropic"}
@@ -77,6 +78,46 @@ def test_what_white_noise_cannot_explain_goes_to_the_other_model():
     assert trust_in_dct(24.0, 25.0) == 0 and trust_in_dct(30.0, 25.0) == 1
     assert 0 < trust_in_dct(25.05, 25.0) < 1
     assert trust_in_dct(50.1, 50.0) == pytest.approx(trust_in_dct(25.05, 25.0))
+
+
+def training_of(sigmas):
+    """Return the records of epochs that learned these noise levels."""
+    return [
+        Epoch(i, (i + 1) / len(sigmas), 0.0, sigma, 5.0, 0, 1.0) for i, sigma in enumerate(sigmas)
+    ]
+
+
+@given(st.floats(0.9, 1.1), st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_a_level_that_falls_ever_less_is_not_given_up_too_early(last, steps):
+    sigmas = [last, *last + np.cumsum(sorted(steps))][::-1]
+    epochs = training_of(sigmas)
+    early = [is_for_dct(epochs[:n], 1.0) for n in range(len(epochs))]
+    assert not any(early) or trust_in_dct(last, 1.0) == 1
+    assert early == sorted(early)  # what is known stays known
+
+
+def test_a_model_ends_once_the_other_one_is_known_to_do_better(monkeypatch):
+    clean, noisy = noisy_scene()
+    early = truvae.denoise(noisy, return_result=True, **SMALL)
+    monkeypatch.setattr(job, "is_for_dct", lambda epochs, estimate: False)
+    whole = truvae.denoise(noisy, return_result=True, **SMALL)
+    assert early.covariances == whole.covariances and early.trust_in_dct == 1 == whole.trust_in_dct
+    assert early.epochs == whole.epochs == 20 and len(early.history) < len(whole.history) == 40
+    assert rmse(early.restored, clean) == pytest.approx(rmse(whole.restored, clean), rel=0.05)
+
+
+def test_a_model_that_was_cut_short_counts_where_the_one_before_has_no_weight():
+    clean, noisy = noisy_scene()
+    epochs, second = [], []
+
+    def note(epoch):
+        (second if epochs and (second or epoch.index == 0) else epochs).append(epoch)
+
+    result = truvae.denoise(
+        noisy, return_result=True, on_epoch=note, should_stop=lambda: len(second) > 11, **SMALL
+    )
+    assert result.covariances == ["isotropic", "dct"] and result.epochs == 12
+    assert len(epochs) < 20 and rmse(result.restored, clean) < 20 / 2
 
 
 @settings(max_examples=15)
@@ -155,8 +196,9 @@ def test_callbacks_see_the_run_and_can_end_it():
     progress, epochs = [], []
     truvae.denoise(noisy, on_progress=progress.append, on_epoch=epochs.append, **SMALL)
     assert progress == sorted(progress) and progress[-1] == 1
-    assert len(epochs) == 40
-    options = SMALL | {"should_stop": lambda: len(epochs) > 42, "on_epoch": epochs.append}
+    n = len(epochs)
+    assert 20 < n <= 40
+    options = SMALL | {"should_stop": lambda: len(epochs) > n + 2, "on_epoch": epochs.append}
     with pytest.warns(UserWarning, match="little time to learn"):
         result = truvae.denoise(noisy, return_result=True, **options)
     assert len(result.history) == result.epochs == 3 and np.isfinite(result.restored).all()

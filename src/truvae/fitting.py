@@ -180,11 +180,13 @@ def fit_model(
     on_epoch: Callable[[Epoch], None],
     checkpoint: Checkpoint,
     name: str,
+    is_enough: Callable[[Sequence[Epoch]], bool] = lambda epochs: False,
 ) -> Run:
     """Fit one model to patches of the frames, and estimate the frames with it.
 
     What `checkpoint` holds under `name` is not done again; the epochs of it are told at once. Where
-    a model knows only a sample of the patches, the estimate is made when it is needed.
+    a model knows only a sample of the patches, or learned no more since its epochs were enough to
+    know that others are needed, the estimate is made when it is needed.
     """
     sample, generator, ranks = material.sample(settings), material.generator, material.ranks
     patches, coordinates = sample.share(ranks, settings.shares)
@@ -203,20 +205,25 @@ def fit_model(
     save = partial(_save, checkpoint, name, clock, epochs)
     chunks = settings.chunks(len(patches), coordinates, ranks)
     training, closing = (clock, clock) if sample.whole else _parts(clock, sample, settings)
-    for epoch in settings.train(
+    passes = settings.train(
         model, population, patches, chunks, generator, training, optimizer, len(epochs), ranks
-    ):
+    )
+    for epoch in () if is_enough(epochs) else passes:
         epochs.append(epoch)
         save(state.tensors)
         on_epoch(epoch)
+        if is_enough(epochs):
+            break
     if not epochs:  # a model that learned nothing has nothing to say
         estimate = partial(_as_it_is, (material.pilot.double(), math.nan))
     elif sample.whole:
         # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
         search = settings.search if settings.shares else ()
-        found = _estimate(state, patches, chunks, settings, search)
-        save(lambda: state.result() | {"merged": found[0]}, bound=found[1])
-        estimate = partial(_as_it_is, found)
+        estimate = partial(_estimate, state, patches, chunks, settings, search)
+        if not is_enough(epochs):
+            found = estimate()
+            save(lambda: state.result() | {"merged": found[0]}, bound=found[1])
+            estimate = partial(_as_it_is, found)
     else:
         trained = Trained(
             model, state.states(), sample.features, sample.coordinates, sample.patches

@@ -21,7 +21,7 @@ from truvae.model import Model
 from truvae.noise import Gaussian
 from truvae.patches import Patches
 from truvae.ranks import ALONE, Ranks
-from truvae.settings import Course, Plan, Settings, trust_in_dct
+from truvae.settings import Course, Plan, Settings, is_for_dct, trust_in_dct
 from truvae.training import Epoch
 from truvae.units import Units, rms
 
@@ -181,7 +181,8 @@ class Job:
             n_runs = len(runs) + 1 if settings.covariance == "dct" else n_runs
             part = clock.part(len(runs), n_runs + self._several_courses())
             run = self._fit(settings, part, on_epoch, f"model-{len(runs) + 1}")
-            if runs and (clock.should_stop() or run.epochs == 0):
+            cut = clock.should_stop() and self._trust(runs) < 1
+            if runs and (cut or run.epochs == 0):
                 break  # it did not come far enough to help
             runs.append(run)
             if self._trust(runs) < 1:
@@ -262,7 +263,12 @@ class Job:
             self.history.append(self.units.record(epoch, entries))
             on_epoch(self.history[-1])
 
-        return fit_model(self.material, settings, clock, tell, self.checkpoint, name)
+        def is_enough(epochs: Sequence[Epoch]) -> bool:
+            return settings.covariance != self.plan.models[-1].covariance and is_for_dct(
+                epochs, self.material.noise
+            )
+
+        return fit_model(self.material, settings, clock, tell, self.checkpoint, name, is_enough)
 
     def _trust(self, runs: Sequence[Run]) -> float:
         """Return how far to trust models of kind "dct" after a first isotropic one, in [0, 1]."""

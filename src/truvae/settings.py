@@ -1,7 +1,7 @@
 """Settings of a restoration, chosen from the size of the picture and its noise alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from truvae.errors import InputError
 from truvae.presets import Preset
 from truvae.proposals import SELECTIONS, Evolution
 from truvae.recipes import Recipe, check_whole
+from truvae.training import Epoch
 
 SMALLEST_PATCH = 7
 # Noise over the standard deviation of the noisy picture, below and above which other settings hold.
@@ -45,6 +46,9 @@ OVERRIDES = ("patch_size", "n_latents", "hidden", "n_states", "epochs")
 # before it counts as signal that this model cannot explain: from none to all of the trust goes to
 # the other model.
 _UNEXPLAINED = 0.015
+# When it is certain before the end of the training: from what share of it on, and by what factor
+# more of the standard deviation.
+_UNDER_WAY, _SURELY = 0.5, 1.01
 # How many times as many epochs a small picture gets at most; one of 32 x 32 needs them.
 _LONGEST = 10.0
 
@@ -258,6 +262,35 @@ def trust_in_dct(learned: float, estimate: float) -> float:
     return min(max(((learned / estimate) ** 2 - 1) / _UNEXPLAINED, 0.0), 1.0)
 
 
+def is_for_dct(epochs: Sequence[Epoch], estimate: float) -> bool:
+    """Say of a training of the model "isotropic" that goes on whether the model "dct" will be
+    trusted all the way.
+
+    Once learning is well under way the noise level falls by less and less, so in each epoch that is
+    left by no more than in the last one.
+
+    Parameters
+    ----------
+    epochs
+        Those that are over.
+    estimate
+        The standard deviation of the noise.
+
+    Examples
+    --------
+    >>> learned = (37.8, 29.7, 28.5, 27.7, 27.4)
+    >>> epochs = [Epoch(i, (i + 1) / 8, 0.0, sigma, 5.0, 0, 5.0) for i, sigma in enumerate(learned)]
+    >>> [is_for_dct(epochs, estimate) for estimate in (25.0, 26.0)]
+    [True, False]
+    """
+    if len(epochs) < 2 or not _UNDER_WAY <= epochs[-1].progress < 1:
+        return False
+    before, last = epochs[-2:]
+    left = (1 - last.progress) / (last.progress - before.progress)
+    least = last.sigma - left * max(before.sigma - last.sigma, 0.0)
+    return trust_in_dct(max(least, 0.0), estimate * _SURELY) == 1
+
+
 def _courses(size: int, looks: int, most: int) -> tuple[Course, ...]:
     """Return ways to look so often, or once more, the one that suits most pictures first.
 
@@ -347,6 +380,7 @@ __all__ = [
     "Settings",
     "check_choice",
     "choose",
+    "is_for_dct",
     "plan_of",
     "recipe_of",
     "trust_in_dct",
