@@ -140,7 +140,7 @@ class Asked(TorchFunctionMode):
         return out
 
 
-SIDE, RATE = 32, 8000
+SIDE, RATE = 24, 8000
 SMALL = {"n_latents": 16, "hidden": (16,), "n_states": 8, "epochs": 3}
 
 
@@ -154,7 +154,7 @@ def scene(share=0.0):
 
 def sound():
     """Return a noisy tone in two channels."""
-    tone = np.sin(np.arange(RATE // 2) * 0.3)[:, None] * [1.0, 0.5]
+    tone = np.sin(np.arange(RATE // 4) * 0.3)[:, None] * [1.0, 0.5]
     return tone + np.random.default_rng(0).normal(0, 0.1, tone.shape)
 
 
