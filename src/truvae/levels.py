@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from truvae.censored import variance_at_end
+from truvae.censored import mean_of_even, variance_at_end
 from truvae.clipping import variance_left
 from truvae.patches import Patches, cosine_basis, principal_axes
 
@@ -100,10 +100,7 @@ def _cut(x: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
 def _of_least_axes(patches: Patches) -> float:
     """Return the variance of the noise along the axes that the signal does not reach."""
     _, variances, _ = principal_axes(patches)
-    for n in range(len(variances), min(1, len(variances) - 1), -1):
-        if variances[:n].mean() <= variances[:n].median():
-            break
-    return float(variances[:n].mean())
+    return float(mean_of_even(variances))
 
 
 def _of_flat_patches(patches: Patches, cut: Tensor) -> float:
