@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from skimage import data
 
 import truvae
-from truvae.censored import variance_at_end
+from truvae.censored import mean_of_evenly_scattered, variance_at_end
 from truvae.levels import noise_level
 from truvae.patches import Patches
 
@@ -41,6 +41,13 @@ def test_a_flat_place_is_known_by_what_is_left_of_it(seed, place, sigma, sign):
     left[:20, :20] += 20 * sigma  # there is something else, too
     found = math.sqrt(variance_at_end(Patches(7.0 + sign * left, 8), 7.0, sign))
     assert found == pytest.approx(sigma, rel=0.3) or (found == math.inf and place < -1)
+
+
+@pytest.mark.parametrize(
+    ("values", "mean"), [([5.0], 5), ([1.0, 3.0], 1), ([9.0, 3.0, 2.0, 1.0], 2), ([2.0, 2.0], 2)]
+)
+def test_the_largest_values_are_left_out_until_the_rest_scatters_evenly(values, mean):
+    assert mean_of_evenly_scattered(torch.tensor(values)) == mean
 
 
 @pytest.mark.parametrize("background", [1.0, 0.0, -1.0, -1.5])

@@ -188,7 +188,7 @@ def picture(tmp_path_factory):
 
 
 def test_the_command_prints_one_record_and_restores_as_well(picture, tmp_path):
-    options = ["--json", "--epochs", "2", "--add-noise", "20", *TINY]
+    options = ["--json", "--epochs", "6", "--add-noise", "20", *TINY]
     arguments = ["-m", "truvae", "denoise", picture, "-o", tmp_path / "out.png", *options]
     alone = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
     together = torchrun_(2, *arguments)
@@ -198,6 +198,7 @@ def test_the_command_prints_one_record_and_restores_as_well(picture, tmp_path):
     assert one.keys() == two.keys() and Path(two["output"]).exists()
     assert two["psnr"] == pytest.approx(one["psnr"], abs=0.5)
     assert two["elbo"] == pytest.approx(one["elbo"], rel=0.01)
+    assert one["covariances"] == two["covariances"] == ["isotropic", "dct"]
 
 
 @pytest.mark.parametrize(

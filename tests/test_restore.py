@@ -1,5 +1,6 @@
 """Restoration of arrays: what comes back, what is told, what is learned."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,11 +90,16 @@ def training_of(sigmas):
 
 @given(st.floats(0.9, 1.1), st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_a_level_that_falls_ever_less_is_not_given_up_too_early(last, steps):
-    sigmas = [last, *last + np.cumsum(sorted(steps))][::-1]
+    sigmas = np.array([last, *last + np.cumsum(sorted(steps))][::-1])
     epochs = training_of(sigmas)
     early = [is_for_dct(epochs[:n], 1.0) for n in range(len(epochs))]
     assert not any(early) or trust_in_dct(last, 1.0) == 1
     assert early == sorted(early)  # what is known stays known
+
+
+def test_a_training_that_has_more_time_than_before_goes_on():
+    epochs = [replace(epoch, progress=0.6) for epoch in training_of([3.0, 2.0, 1.9])]
+    assert not is_for_dct(epochs, 1.0)
 
 
 def test_a_model_ends_once_the_other_one_is_known_to_do_better(monkeypatch):
@@ -106,7 +112,8 @@ def test_a_model_ends_once_the_other_one_is_known_to_do_better(monkeypatch):
     assert rmse(early.restored, clean) == pytest.approx(rmse(whole.restored, clean), rel=0.05)
 
 
-def test_a_model_that_was_cut_short_counts_where_the_one_before_has_no_weight():
+@pytest.mark.parametrize(("n", "kept"), [(1, False), (9, False), (12, True)])
+def test_a_model_cut_short_counts_from_half_of_its_epochs_if_the_other_has_no_weight(n, kept):
     clean, noisy = noisy_scene()
     epochs, second = [], []
 
@@ -114,9 +121,10 @@ def test_a_model_that_was_cut_short_counts_where_the_one_before_has_no_weight():
         (second if epochs and (second or epoch.index == 0) else epochs).append(epoch)
 
     result = truvae.denoise(
-        noisy, return_result=True, on_epoch=note, should_stop=lambda: len(second) > 11, **SMALL
+        noisy, return_result=True, on_epoch=note, should_stop=lambda: len(second) >= n, **SMALL
     )
-    assert result.covariances == ["isotropic", "dct"] and result.epochs == 12
+    assert result.covariances == ["isotropic", "dct"][: 1 + kept]
+    assert result.epochs == (n if kept else len(epochs))
     assert len(epochs) < 20 and rmse(result.restored, clean) < 20 / 2
 
 

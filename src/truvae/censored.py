@@ -74,7 +74,7 @@ def variance_at_end(patches: Patches, end: float, sign: int) -> float:
     few = (n > 0) & (n <= most)
     sums, squares = found.sums[few], found.squares[few].sum()
     overall = float(sums.sum() / n[few].sum())
-    mean = float(mean_of_even(sums / n[few])) if most > _MANY else overall
+    mean = float(mean_of_evenly_scattered(sums / n[few])) if most > _MANY else overall
     normal = NormalDist()
     place = -normal.inv_cdf(share)  # of the end, from the noise-free value
     tail = normal.pdf(place) / share  # the mean above it, of a normal variable
@@ -88,13 +88,13 @@ def variance_at_end(patches: Patches, end: float, sign: int) -> float:
     return sigma**2 if possible and place <= _FARTHEST else math.inf
 
 
-def mean_of_even(x: Tensor) -> Tensor:
+def mean_of_evenly_scattered(x: Tensor) -> Tensor:
     """Return the mean of those values (n,) that scatter evenly: the largest are left out until the
     mean of the others is no more than their median.
 
     Examples
     --------
-    >>> float(mean_of_even(torch.tensor([2.0, 1.0, 3.0, 9.0, 100.0])))
+    >>> float(mean_of_evenly_scattered(torch.tensor([2.0, 1.0, 3.0, 9.0, 100.0])))
     2.0
     """
     x = x.sort().values
@@ -148,4 +148,4 @@ def _lie_together(marked: Tensor, patches: Patches) -> bool:
     return pairs > (_MORE + _DOUBT * math.sqrt(size / max(expected, 1e-9))) * expected
 
 
-__all__ = ["mean_of_even", "variance_at_end"]
+__all__ = ["mean_of_evenly_scattered", "variance_at_end"]

@@ -180,13 +180,14 @@ def fit_model(
     on_epoch: Callable[[Epoch], None],
     checkpoint: Checkpoint,
     name: str,
-    is_enough: Callable[[Sequence[Epoch]], bool] = lambda epochs: False,
+    is_superseded: Callable[[Sequence[Epoch]], bool] = lambda epochs: False,
 ) -> Run:
     """Fit one model to patches of the frames, and estimate the frames with it.
 
-    What `checkpoint` holds under `name` is not done again; the epochs of it are told at once. Where
-    a model knows only a sample of the patches, or learned no more since its epochs were enough to
-    know that others are needed, the estimate is made when it is needed.
+    What `checkpoint` holds under `name` is not done again; the epochs of it are told at once. The
+    training ends when its epochs tell that another model is to take the place of this one
+    (`is_superseded`). Then, and where a model knows only a sample of the patches, the estimate is
+    made when it is needed.
     """
     sample, generator, ranks = material.sample(settings), material.generator, material.ranks
     patches, coordinates = sample.share(ranks, settings.shares)
@@ -208,11 +209,13 @@ def fit_model(
     passes = settings.train(
         model, population, patches, chunks, generator, training, optimizer, len(epochs), ranks
     )
-    for epoch in () if is_enough(epochs) else passes:
+    superseded = is_superseded(epochs)
+    for epoch in () if superseded else passes:
         epochs.append(epoch)
         save(state.tensors)
         on_epoch(epoch)
-        if is_enough(epochs):
+        superseded = is_superseded(epochs)
+        if superseded:
             break
     if not epochs:  # a model that learned nothing has nothing to say
         estimate = partial(_as_it_is, (material.pilot.double(), math.nan))
@@ -220,7 +223,7 @@ def fit_model(
         # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
         search = settings.search if settings.shares else ()
         estimate = partial(_estimate, state, patches, chunks, settings, search)
-        if not is_enough(epochs):
+        if not superseded:
             found = estimate()
             save(lambda: state.result() | {"merged": found[0]}, bound=found[1])
             estimate = partial(_as_it_is, found)

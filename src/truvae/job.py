@@ -37,8 +37,9 @@ _FEW, _NOISY = 0.2, 0.1
 _FITTING = 0.9
 # Share of the epochs, and of the looking in the progress, of the model that tries courses of looks.
 _TRIAL_EPOCHS, _TRIAL = 0.5, 0.8
-# Share of the epochs planned below which an estimate may be worse than the picture, and share of
-# the estimate from which on nobody needs to know that there is some of the picture in it.
+# Share of the epochs planned below which an estimate may be worse than the picture, or than that of
+# the model before, and share of the estimate from which on nobody needs to know that there is some
+# of the picture in it.
 _FEW_EPOCHS, _SURE = 0.5, 0.99
 # Side of the patches that fill holes.
 _HOLE_PATCH = 8
@@ -181,15 +182,18 @@ class Job:
             n_runs = len(runs) + 1 if settings.covariance == "dct" else n_runs
             part = clock.part(len(runs), n_runs + self._several_courses())
             run = self._fit(settings, part, on_epoch, f"model-{len(runs) + 1}")
-            cut = clock.should_stop() and self._trust(runs) < 1
-            if runs and (cut or run.epochs == 0):
-                break  # it did not come far enough to help
+            if runs and (run.epochs == 0 or (clock.should_stop() and not self._helps(run, runs))):
+                break
             runs.append(run)
             if self._trust(runs) < 1:
                 run.finish()
             if not self.complete:
                 self._go_on_with(run.merged)
         return runs
+
+    def _helps(self, cut: Run, runs: Sequence[Run]) -> bool:
+        """Say whether a model that was cut short is worth more than those before it."""
+        return self._trust(runs) == 1 and cut.epochs >= _FEW_EPOCHS * cut.settings.epochs
 
     def _is_enough(self, runs: Sequence[Run], clock: Clock) -> bool:
         """Say whether no more models are planned, or there is no time for one like the last."""
@@ -258,17 +262,17 @@ class Job:
     ) -> Run:
         """Fit one model, and keep the records of its training."""
         entries = self.material.sample(settings).entries
+        is_first, other = not self.history, self.plan.models[-1].covariance
 
         def tell(epoch: Epoch) -> None:
             self.history.append(self.units.record(epoch, entries))
             on_epoch(self.history[-1])
 
-        def is_enough(epochs: Sequence[Epoch]) -> bool:
-            return settings.covariance != self.plan.models[-1].covariance and is_for_dct(
-                epochs, self.material.noise
-            )
+        def is_superseded(epochs: Sequence[Epoch]) -> bool:
+            both = is_first and settings.covariance != other
+            return both and is_for_dct(epochs, self.material.noise)
 
-        return fit_model(self.material, settings, clock, tell, self.checkpoint, name, is_enough)
+        return fit_model(self.material, settings, clock, tell, self.checkpoint, name, is_superseded)
 
     def _trust(self, runs: Sequence[Run]) -> float:
         """Return how far to trust models of kind "dct" after a first isotropic one, in [0, 1]."""

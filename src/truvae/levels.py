@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from truvae.censored import mean_of_even, variance_at_end
+from truvae.censored import mean_of_evenly_scattered, variance_at_end
 from truvae.clipping import variance_left
 from truvae.patches import Patches, cosine_basis, principal_axes
 
@@ -100,7 +100,7 @@ def _cut(x: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
 def _of_least_axes(patches: Patches) -> float:
     """Return the variance of the noise along the axes that the signal does not reach."""
     _, variances, _ = principal_axes(patches)
-    return float(mean_of_even(variances))
+    return float(mean_of_evenly_scattered(variances))
 
 
 def _of_flat_patches(patches: Patches, cut: Tensor) -> float:

@@ -264,10 +264,10 @@ def trust_in_dct(learned: float, estimate: float) -> float:
 
 def is_for_dct(epochs: Sequence[Epoch], estimate: float) -> bool:
     """Say of a training of the model "isotropic" that goes on whether the model "dct" will be
-    trusted all the way.
+    trusted all the way; never where the noise level is given.
 
-    Once learning is well under way the noise level falls by less and less, so in each epoch that is
-    left by no more than in the last one.
+    Once learning is well under way the noise level that it learns falls by less and less: in each
+    epoch that is left by hardly more than in the last one.
 
     Parameters
     ----------
@@ -280,12 +280,14 @@ def is_for_dct(epochs: Sequence[Epoch], estimate: float) -> bool:
     --------
     >>> learned = (37.8, 29.7, 28.5, 27.7, 27.4)
     >>> epochs = [Epoch(i, (i + 1) / 8, 0.0, sigma, 5.0, 0, 5.0) for i, sigma in enumerate(learned)]
-    >>> [is_for_dct(epochs, estimate) for estimate in (25.0, 26.0)]
+    >>> [is_for_dct(epochs, estimate) for estimate in (25.0, 27.0)]
     [True, False]
     """
     if len(epochs) < 2 or not _UNDER_WAY <= epochs[-1].progress < 1:
         return False
     before, last = epochs[-2:]
+    if last.progress <= before.progress:  # it was resumed with more time
+        return False
     left = (1 - last.progress) / (last.progress - before.progress)
     least = last.sigma - left * max(before.sigma - last.sigma, 0.0)
     return trust_in_dct(max(least, 0.0), estimate * _SURELY) == 1
