@@ -14,8 +14,7 @@ from benchmarks.series import add_arguments as add_series
 from truvae.presets import preset as preset_called
 
 _SIGMA = 50
-# ru_maxrss would count what the parent held when it started the process; this does not. That of
-# the command does, so that what is found is never too little.
+# ru_maxrss would count what the parent held when it started the process; this does not.
 _BARE = "import torch; torch.set_num_threads({}); print(open('/proc/self/status').read())"
 
 

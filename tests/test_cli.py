@@ -133,6 +133,13 @@ def test_same_seed_same_file(folder, tmp_path):
     assert first == second != other
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system counts no parents")
+def test_the_memory_told_is_not_that_of_the_program_that_started_it(folder, tmp_path):
+    held = np.ones(100_000_000)
+    done = truvae("denoise", folder / "noisy.png", "-o", tmp_path / "a.png", "--json", *TINY)
+    assert 100 < strict(done.stdout)["peak_memory_mb"] < held.nbytes / 2**20
+
+
 def test_progress_goes_to_stderr_unless_quiet(folder, tmp_path):
     loud = truvae("denoise", folder / "noisy.png", "-o", tmp_path / "a.png", "-v", *TINY)
     assert "epoch 2" in loud.stderr and "epoch" not in loud.stdout.replace("epochs in", "")

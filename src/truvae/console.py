@@ -4,7 +4,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -132,6 +133,10 @@ def cost(start: float) -> dict[str, float | None]:
 
 def _peak_memory_mb() -> float | None:
     """Return the highest resident size of this process, None where it cannot be told."""
+    with suppress(OSError, StopIteration):  # other systems than Linux
+        # `getrusage` would count what the parent held when it started this process.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
     try:
         import resource
     except ImportError:  # Windows
