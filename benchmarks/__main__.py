@@ -25,6 +25,7 @@ from benchmarks import (
     ranks,
     recording,
     scaling,
+    smoothed,
     stack,
     tables,
 )
@@ -33,6 +34,7 @@ MODULES = (
     denoise,
     colour,
     eight_bit,
+    smoothed,
     engine,
     bars,
     correlated_bars,

@@ -77,9 +77,10 @@ _CHECKPOINT_OPTIONS = [
 _MODEL_OPTIONS = [
     one_of(
         "--noise",
-        "auto gaussian poisson-gaussian",
+        "auto gaussian poisson-gaussian correlated",
         "auto",
-        "Noise of one level, or noise that grows with the signal (cameras, microscopes).",
+        "White noise of one level, noise that grows with the signal (cameras, microscopes), or "
+        "noise that neighbouring pixels share (after smoothing or interpolation).",
     ),
     one_of(
         "--stack",

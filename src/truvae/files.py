@@ -212,7 +212,9 @@ def _save_model(folder: Path, result: "Result") -> None:
         return
     noise = result.noise and [[n.gain, n.variance] for n in result.noise]
     turn = result.turn and {"axes": result.turn.axes.tolist(), "mean": result.turn.mean.tolist()}
-    save(folder, "restoration", result, {"poisson_gaussian": noise, "turn": turn})
+    spectra = result.spectra and [spectrum.powers.tolist() for spectrum in result.spectra]
+    more = {"poisson_gaussian": noise, "turn": turn, "noise_spectra": spectra}
+    save(folder, "restoration", result, more)
 
 
 def _experiment(picture: Picture, options: Mapping[str, Any]) -> Experiment:
@@ -307,6 +309,7 @@ def _describe(result: "Result", options: Mapping[str, Any]) -> dict[str, Any]:
         "n_trained": result.n_trained,
         "noise": "gaussian" if noise is None else "poisson-gaussian",
         "noise_gain": None if noise is None else [channel.gain for channel in noise],
+        "noise_correlation": result.spectra and [s.correlation for s in result.spectra],
         "noise_variance": None if noise is None else [channel.variance for channel in noise],
         "held_out_rmse": result.held_out_rmse,
     }

@@ -333,10 +333,11 @@ class Job:
     @property
     def _may_be_cut_off(self) -> bool:
         """Say whether noise may have been cut off: without looks the models are the paper's, which
-        take frames as they are, and a count of zero is no noise that was cut off.
+        take frames as they are, a count of zero is no noise that was cut off, and whitened values
+        have no ends.
         """
         looks = count(self.plan.courses) or self.plan.looks
-        return looks > 0 and self.units.noise is None
+        return looks > 0 and self.units.noise is None and self.units.spectra is None
 
     def _unclipped(self, images: Tensor, estimates: Tensor | None = None) -> Tensor:
         """Return frames as if no noise had been cut off."""

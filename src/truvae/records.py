@@ -77,6 +77,9 @@ def summary(record: Mapping[str, Any]) -> str:
     if record["noise_gain"] is not None:
         gains = ", ".join(f"{gain:.3g}" for gain in record["noise_gain"])
         parts.append(f"noise grows with the signal (gain {gains})")
+    if record["noise_correlation"] is not None:
+        shares = ", ".join(f"{max(each):.2f}" for each in record["noise_correlation"])
+        parts.append(f"noise of neighbouring pixels correlated ({shares})")
     if record["missing"]:
         parts.append(f"{record['missing']:.1%} missing {_UNITS[record['kind']]} filled in")
     if record["held_out_rmse"] is not None:

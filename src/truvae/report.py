@@ -134,6 +134,7 @@ def _drawings(result: "Result") -> list[Drawing]:
     drawn, n_latents = generative_fields(result), result.model.n_latents
     peaks = np.abs(drawn).max(tuple(range(1, drawn.ndim)))
     units = "units of the picture" if result.noise is None else "standard deviations of the noise"
+    units += " of the whitened picture" if result.spectra is not None else ""
     caption = (
         f"What one active latent adds to a patch: {len(drawn)} of {n_latents}, most used first. "
         f"Each is scaled by its largest magnitude, from {peaks.min():.3g} to {peaks.max():.3g} "
@@ -149,7 +150,8 @@ def generative_fields(result: "Result") -> Array:
     Returns
     -------
     (n, P, P), or (n, P, P, 3) in colour, in units of the picture, or of the stabilised picture
-    where noise depends on the signal. Channels of other numbers lie below each other.
+    where noise depends on the signal, or the whitened one where it is correlated. Channels of other
+    numbers lie below each other.
     """
     size, n_channels = result.settings.patch_size, len(result.spread)
     patches = added(result.model, _MOST_FIELDS).reshape(-1, n_channels, size, size)

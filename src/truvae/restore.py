@@ -81,10 +81,12 @@ def denoise(
         The axis of colour channels, None for a grey picture. Patches are of all channels together;
         where these clearly share noise, of mixtures of them with independent noise.
     noise
-        "gaussian" for noise of one level (in each channel), "poisson-gaussian" for noise that grows
-        with the signal, as that of cameras and microscopes: its gain and variance are estimated and
-        the values made to have noise of one level (`truvae.stabilise`). "auto" decides for the
-        latter where the noise is clearly of its kind.
+        "gaussian" for white noise of one level (in each channel), "poisson-gaussian" for noise that
+        grows with the signal, as that of cameras and microscopes: its gain and variance are
+        estimated and the values made to have noise of one level (`truvae.stabilise`); "correlated"
+        for noise of which neighbouring pixels share some, as after interpolation or smoothing: its
+        spectrum is estimated and the picture made to have white noise (`truvae.whitening`). "auto"
+        decides for these, or both, where the noise is clearly of their kind.
     stack
         "frames" to restore each frame of a stack on its own, and leave constant ones as they are;
         "shared" to fit models to patches of all frames, and in complete stacks to look for similar
@@ -329,7 +331,8 @@ def _restored(
     noise = units.noise
     complete = not np.isnan(varying).any()
     shape = (*frames.shape[1:3], len(levels))
-    plan = wishes.plan(shape, rms(levels) / rms(units.spread), complete)
+    whitened = units.spectra is not None
+    plan = wishes.plan(shape, rms(levels) / rms(units.spread), complete, whitened)
     for settings in plan.models:
         check_patch_size(settings.patch_size, frames.shape[1:])
     if plan.scale is not None:
@@ -361,6 +364,7 @@ def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:
         sigma_source=done.sigma_source,
         sigma_channels=tuple(sigmas.tolist()),
         noise=units.noise,
+        spectra=units.spectra,
         elbo=done.elbo,
         held_out_rmse=None if rmse is None else rms(units.sigma(rmse)),
         history=done.history,

@@ -10,6 +10,7 @@ from truvae.settings import Course, Settings
 from truvae.stabilise import PoissonGaussian
 from truvae.training import Epoch
 from truvae.units import Turn
+from truvae.whitening import Spectrum
 
 Array = npt.NDArray[Any]
 
@@ -34,6 +35,9 @@ class Result:
     """The same for each channel."""
     noise: tuple[PoissonGaussian, ...] | None
     """Gain and variance of the noise of each channel if it depends on the signal."""
+    spectra: tuple[Spectrum, ...] | None
+    """Spectrum of the noise of each channel, stabilised if it depends on the signal, if it is
+    correlated from pixel to pixel; of a stack, in its first frame."""
     elbo: float | None
     """Mean over the patches of the lower bound F_n in nats (Eq. 5), by `model`, or by what became
     of it in each tile of a large picture; None where there was no time to learn anything."""
@@ -44,7 +48,8 @@ class Result:
     """One record for each epoch, run after run."""
     model: Model
     """The first model of the kind that the picture owes most to, of patches of
-    `(x - offset) / spread`; of stabilised values where the noise depends on the signal."""
+    `(x - offset) / spread`; of stabilised values where the noise depends on the signal, and of
+    whitened ones where it is correlated."""
     offset: Array
     """(K,), mean of each channel; 0 with a preset."""
     spread: Array

@@ -38,7 +38,7 @@ Course = tuple[tuple[int, ...], ...]
 """Sides in pixels of the patches of one look after the other; where there are several such rows of
 looks, their estimates are averaged."""
 COVARIANCES = ("auto", "isotropic", "dct")
-NOISES = ("auto", "gaussian", "poisson-gaussian")
+NOISES = ("auto", "gaussian", "poisson-gaussian", "correlated")
 STACKS = ("frames", "shared")
 # Settings that can be given.
 OVERRIDES = ("patch_size", "n_latents", "hidden", "n_states", "epochs")

@@ -182,6 +182,7 @@ def _describe(result: "AudioResult", sound: Sound, options: Mapping[str, Any]) -
         "subtype": sound.subtype,
         "noise": "gaussian",
         "noise_gain": None,
+        "noise_correlation": None,
         "held_out_rmse": None,
         "psnr_noisy": None,
         "psnr": None,

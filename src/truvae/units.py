@@ -10,6 +10,7 @@ from torch import Tensor
 
 from truvae.stabilise import PoissonGaussian
 from truvae.training import Epoch
+from truvae.whitening import Spectrum
 
 Array = npt.NDArray[Any]
 
@@ -24,7 +25,8 @@ class Units:
     """The units of a picture, channel by channel: x = offset + spread * standardised x.
 
     Where noise depends on the signal, x is the stabilised picture (`truvae.stabilise`); where it is
-    correlated between channels, x has other channels (`Turn`), K of them.
+    correlated between channels, x has other channels (`Turn`), K of them; and where it is so from
+    pixel to pixel, x is the whitened picture (`truvae.whitening`).
     """
 
     offset: Array
@@ -41,6 +43,8 @@ class Units:
     """(K,), mean logarithm of the slope of the stabilising transform."""
     turn: "Turn | None" = None
     """To channels whose noise is independent."""
+    spectra: tuple[Spectrum, ...] | None = None
+    """Of noise of each channel that is correlated from pixel to pixel."""
 
     @classmethod
     def of(
@@ -49,6 +53,7 @@ class Units:
         noise: tuple[PoissonGaussian, ...] | None,
         scale: float | None = None,
         turn: "Turn | None" = None,
+        spectra: tuple[Spectrum, ...] | None = None,
     ) -> "Units":
         """Return units in which the channels have mean 0 and, all together, variance 1.
 
@@ -62,7 +67,10 @@ class Units:
             If given, the frames are divided by it and nothing else.
         turn
             To channels whose noise is independent.
+        spectra
+            Of noise of each channel, stabilised, if it is correlated from pixel to pixel.
         """
+        shape = frames.shape[1:3]
         frames = frames if turn is None else turn.forward(frames)
         n_channels = frames.shape[3]
         zeros, ones = np.zeros(n_channels), np.ones(n_channels)
@@ -72,6 +80,9 @@ class Units:
             units = replace(units, level=level, log_slope=log_slope)
         if scale is not None:
             return replace(units, spread=scale * ones, turn=turn)
+        if spectra is not None:
+            slopes = np.array([spectrum.log_slope(shape) for spectrum in spectra])
+            units = replace(units, spectra=spectra, log_slope=units.log_slope + slopes)
         values = units.stabilise(frames).reshape(-1, n_channels)
         spread = rms(np.nanstd(values, 0)) * ones
         return replace(units, offset=np.nanmean(values, 0), spread=spread, turn=turn)
@@ -89,9 +100,9 @@ class Units:
         return replace(self, spread=self.spread * levels / rms(levels))
 
     def stabilise(self, frames: Array) -> Array:
-        """Return frames (F, R, C, any) with noise of one level in each of K channels."""
+        """Return frames (F, R, C, any) with white noise of one level in each of K channels."""
         frames = frames if self.turn is None else self.turn.forward(frames)
-        return self._by_channel(frames, "forward")
+        return _by_channel(_by_channel(frames, self.noise, "forward"), self.spectra, "whiten")
 
     def standardise(self, frames: Array, device: torch.device) -> Tensor:
         """Return frames (F, R, C, any) in standardised units, (F, R, C, K)."""
@@ -101,7 +112,8 @@ class Units:
     def restore(self, images: Tensor) -> Array:
         """Return standardised estimates (F, R, C, K) in the units of the picture."""
         values = images.cpu().double().numpy() * self.spread + self.offset
-        restored = self._by_channel(values, "inverse")
+        values = _by_channel(values, self.spectra, "colour")
+        restored = _by_channel(values, self.noise, "inverse")
         return restored if self.turn is None else self.turn.inverse(restored)
 
     def sigma(self, standard: float) -> Array:
@@ -120,12 +132,6 @@ class Units:
         """Return the record of an epoch in units of the picture."""
         sigma = rms(self.sigma(epoch.sigma))
         return replace(epoch, elbo=self.bound(epoch.elbo, entries), sigma=sigma)
-
-    def _by_channel(self, frames: Array, direction: str) -> Array:
-        if self.noise is None:
-            return frames
-        pairs = enumerate(self.noise)
-        return np.stack([getattr(noise, direction)(frames[..., k]) for k, noise in pairs], -1)
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,13 @@ class Turn:
         """Return the levels of noise (K,) of new channels as those of the old ones, (C,)."""
         old: Array = np.sqrt(np.square(self.axes) @ np.square(levels))
         return old
+
+
+def _by_channel(frames: Array, maps: tuple[Any, ...] | None, direction: str) -> Array:
+    """Return what maps, one for each channel, make of frames (F, R, C, K) in one direction."""
+    if maps is None:
+        return frames
+    return np.stack([getattr(each, direction)(frames[..., k]) for k, each in enumerate(maps)], -1)
 
 
 def _levels(channels: Array, noise: tuple[PoissonGaussian, ...]) -> tuple[Array, Array]:

@@ -18,6 +18,7 @@ from truvae.presets import preset as preset_called
 from truvae.settings import NOISES, Plan, check_choice, choose, plan_of
 from truvae.stabilise import PoissonGaussian, is_signal_dependent
 from truvae.units import Turn, Units, rms
+from truvae.whitening import SMALLEST, Spectrum
 
 Array = npt.NDArray[Any]
 
@@ -57,7 +58,7 @@ class Wishes:
             )
         if self.sigma is not None and self.noise == "poisson-gaussian":
             raise InputError("sigma is the level of gaussian noise: leave one of both out")
-        if self.preset is not None and self.noise == "poisson-gaussian":
+        if self.preset is not None and self.noise in ("poisson-gaussian", "correlated"):
             raise InputError("a preset reckons with gaussian noise: leave noise or preset out")
         if self.preset is None and self.selection is not None:
             raise InputError("a selection goes with a preset: give one, or leave selection out")
@@ -70,24 +71,38 @@ class Wishes:
         first = {name: value for name, value in vars(self).items() if name != "overrides"}
         return first | self.overrides
 
-    def plan(self, shape: tuple[int, ...], noise: float, complete: bool) -> Plan:
-        """Return the plan for pictures (R, C, K) whose noise has this share of their spread."""
+    def plan(
+        self, shape: tuple[int, ...], noise: float, complete: bool, whitened: bool = False
+    ) -> Plan:
+        """Return the plan for pictures (R, C, K) whose noise has this share of their spread.
+
+        Whether they were `whitened`: then the level that their spectrum tells holds, and no model
+        is to learn another one.
+        """
         if self.preset is not None:
             plan = plan_of(preset_called(self.preset), self.selection)
         else:
-            plan = choose(shape, noise, self.quality, self.covariance, complete)
+            covariance = "dct" if whitened and self.covariance == "auto" else self.covariance
+            plan = choose(shape, noise, self.quality, covariance, complete)
         return within(plan.override(self.overrides), (self.n_frames, *shape), self.memory_limit)
 
     def units(self, frames: Array) -> tuple[Units, Array]:
         """Return the units of frames, which know noise that depends on the signal or is correlated
-        between channels, and the level of noise to reckon with in each of their channels, (K,).
+        between channels or pixels, and the level of noise to reckon with in each of their channels,
+        (K,).
         """
         noise = self._stabilisers(frames)
         turn = self._turn(frames, noise is not None)
         if turn is not None and noise is not None:
             noise = self._stabilisers(turn.forward(frames))
         units = Units.of(frames, noise, turn=turn)
-        if turn is not None and self.sigma is not None:
+        spectra = self._spectra(units.stabilise(frames))
+        if spectra is not None:
+            units = Units.of(frames, noise, turn=turn, spectra=spectra)
+        if spectra is not None and self.sigma is None:
+            found = np.array([spectrum.level for spectrum in spectra])
+            levels = _comparable(found, units.stabilise(frames))
+        elif turn is not None and self.sigma is not None:
             levels = _comparable(turn.noise, units.stabilise(frames))
         else:
             levels = _noise_levels(units.stabilise(frames), self.sigma)
@@ -117,12 +132,35 @@ class Wishes:
         # Noise that depends on the signal of a channel does not on that of a mixture.
         return None if by_signal and len(turn.noise) > 1 else turn
 
+    def _spectra(self, frames: Array) -> tuple[Spectrum, ...] | None:
+        """Return the spectrum of the noise of each channel of stabilised frames if it is to count
+        as correlated from pixel to pixel.
+        """
+        wanted = self.noise == "correlated"
+        unknown = self.noise == "auto" and self.sigma is None and self.preset is None
+        if not wanted and not unknown:
+            return None
+        if np.isnan(frames).any():
+            if wanted:
+                raise InputError("correlated noise needs a picture without missing pixels")
+            return None
+        found = [Spectrum.of(channel) for channel in _channels(_some(frames))]
+        spectra = tuple(spectrum for spectrum in found if spectrum is not None)
+        if len(spectra) == len(found) and (wanted or any(s.is_clear for s in spectra)):
+            return spectra
+        if wanted:
+            raise InputError(
+                f"correlated noise can be told of pictures of {SMALLEST} x {SMALLEST} pixels or "
+                "more that have noise everywhere: take noise gaussian"
+            )
+        return None
+
     def _stabilisers(self, frames: Array) -> tuple[PoissonGaussian, ...] | None:
         """Return the noise of each channel of frames if it is to count as signal-dependent."""
         if self.sigma is not None or self.preset is not None or self.noise == "gaussian":
             return None
         channels = _channels(_some(frames))
-        if self.noise == "auto":
+        if self.noise != "poisson-gaussian":
             planes = (plane for channel in channels for plane in channel)
             if not any(is_signal_dependent(plane) for plane in planes):
                 return None

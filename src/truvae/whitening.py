@@ -1,0 +1,197 @@
+"""Noise that is correlated from pixel to pixel: its spectrum from one picture, and whitening.
+
+Cameras interpolate, smooth and resample: noise of neighbours is then alike and looks like detail. A
+linear filter makes such noise white. What is estimated of the filtered picture is filtered back,
+since posterior means go along with linear maps.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+Array = npt.NDArray[Any]
+
+# Side of the blocks of which spectra are taken, and about the most blocks of a frame; the fewest to
+# do without those that are cut off at the ends of the range.
+_BLOCK, _MOST, _FEWEST = 16, 1 << 14, 100
+# Rows and columns of the smallest pictures that have flat blocks enough.
+SMALLEST = 96
+# Share of the blocks that count as flat, how often they are chosen by the spectrum of those before,
+# and the most pixels of a block, as a share, that lie at the ends of the range of the picture.
+_FLAT, _ROUNDS, _CUT = 0.1, 6, 0.02
+# Noise is not correlated over so many pixels that frequencies below the first of these, in half
+# periods for each block, have more power than those from there to the second: shading has.
+_LOW, _ABOVE = 2.5, 4.5
+# Least power beside the greatest, so that whitening does not blow up what is hardly there.
+_LEAST = 0.03
+# What it takes to call noise correlated: so high a correlation of neighbours; so small a share of
+# the level at high frequencies, the last so many, since texture with white noise has more there;
+# and such a share of blocks without any signal, since texture is not the same everywhere.
+_CORRELATION, _HIGH_SHARE, _HIGH, _EMPTY = 0.35, 0.4, 5, 0.35
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The power of noise, frequency by frequency.
+
+    Parameters
+    ----------
+    powers
+        (B, B), mean squares of the cosine coefficients of the noise in blocks of B x B pixels, in
+        squared units of the picture: at k / (2 B) cycles per pixel along columns and along rows.
+    empty
+        Share of the blocks of the picture, in [0, 1], that hold hardly anything but noise.
+
+    Examples
+    --------
+    >>> white = Spectrum(np.full((16, 16), 9.0), 1.0)
+    >>> white.level, max(white.correlation) < 1e-9, white.is_clear
+    (3.0, True, False)
+    """
+
+    powers: Array
+    empty: float
+
+    @classmethod
+    def of(cls, frames: Array) -> "Spectrum | None":
+        """Estimate the spectrum of the noise of frames from their flattest blocks.
+
+        Half of the frequencies, as on a chessboard, choose the blocks that are flat beside the
+        noise, and the others tell their power there, of which noise makes that choice independent
+        (the principle of `levels.noise_level`; Colom and Buades 2013, doi:10.5201/ipol.2013.45, and
+        Lebrun, Colom and Morel 2015, doi:10.5201/ipol.2015.125, estimate noise so, too).
+
+        Parameters
+        ----------
+        frames
+            (F, R, C), finite.
+
+        Returns
+        -------
+        The spectrum; None if the frames are too small or have no noise.
+
+        Examples
+        --------
+        >>> white = np.random.default_rng(0).normal(size=(1, 129, 128))
+        >>> spectrum = Spectrum.of((white[:, 1:] + white[:, :-1]) / 2)
+        >>> round(spectrum.correlation[0], 1), round(spectrum.level, 1)
+        (0.5, 0.7)
+        """
+        if min(frames.shape[1:]) < SMALLEST:
+            return None
+        squares = np.concatenate([_squares(frame) for frame in frames])
+        black, white = _halves()
+        powers = np.median(squares, 0) / 0.455  # what the median is of a square of mean 1
+        n = math.ceil(_FLAT * len(squares))
+        for _ in range(_ROUNDS):
+            if not powers[black | white].all():
+                return None
+            told = powers.copy()
+            for choose, tell in ((black, white), (white, black)):
+                energy = squares[:, choose] @ (1 / powers[choose])
+                flattest = np.argpartition(energy, n - 1)[:n]
+                told[tell] = squares[flattest][:, tell].mean(0)
+            powers = told
+        powers = _without_shading(powers)
+        energy = (squares[:, black | white] / powers[black | white]).mean(1)
+        usual = 1 + 3 * math.sqrt(2 / (black | white).sum())
+        shape = _BLOCK, _BLOCK
+        return cls(powers.reshape(shape).astype(float), float((energy < usual).mean()))
+
+    @property
+    def level(self) -> float:
+        """Standard deviation of the noise."""
+        return math.sqrt(self.powers.mean())
+
+    @property
+    def correlation(self) -> tuple[float, float]:
+        """Correlation of the noise of neighbours in a column, and in a row."""
+        first, second = (_of_neighbours(self.powers.sum(axis)) for axis in (1, 0))
+        return first, second
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether this is clearly correlated noise, no texture and no white noise."""
+        high = math.sqrt(self.powers[-_HIGH:, -_HIGH:].mean())
+        is_low = max(self.correlation) >= _CORRELATION and high <= _HIGH_SHARE * self.level
+        return is_low and self.empty >= _EMPTY
+
+    def whiten(self, frames: Array) -> Array:
+        """Return frames (F, R, C) whose noise is white, and of the same level."""
+        return _filtered(frames, 1 / self._gains(frames.shape[1:]))
+
+    def colour(self, frames: Array) -> Array:
+        """Return the frames (F, R, C) that `whiten` makes these of."""
+        return _filtered(frames, self._gains(frames.shape[1:]))
+
+    def log_slope(self, shape: tuple[int, ...]) -> float:
+        """Return the mean logarithm, over frequencies, of how much whitening of pictures of a shape
+        (R, C) stretches them.
+        """
+        return -float(np.log(self._gains(shape)).mean())
+
+    def _gains(self, shape: tuple[int, ...]) -> Array:
+        """Return the amplitude of the noise at the frequencies of a picture, 1 in the rms."""
+        from scipy.interpolate import RegularGridInterpolator
+
+        known = np.arange(len(self.powers)) / len(self.powers)
+        wanted = [np.minimum(np.arange(n) / n, known[-1]) for n in shape]
+        logs = np.log(np.maximum(self.powers, _LEAST * self.powers.max()))
+        between = RegularGridInterpolator((known, known), logs / 2)
+        gains = np.exp(between(tuple(np.meshgrid(*wanted, indexing="ij"))))
+        return np.asarray(gains / math.sqrt(np.square(gains).mean()))
+
+
+def _filtered(frames: Array, gains: Array) -> Array:
+    """Return frames (F, R, C) with cosine coefficients times `gains` (R, C)."""
+    from scipy.fft import dctn, idctn
+
+    def filtered(frame: Array) -> Array:
+        return np.asarray(idctn(dctn(frame, norm="ortho") * gains, norm="ortho"))
+
+    return np.stack([filtered(frame) for frame in frames.astype(float)])
+
+
+def _squares(frame: Array) -> Array:
+    """Return the squares of the cosine coefficients of blocks (n, B^2) of a frame (R, C), but of
+    those of which much is at the ends of the range, where noise may be cut off.
+    """
+    from scipy.fft import dctn
+
+    step = math.ceil(max(_BLOCK / 4, math.sqrt(frame.size / _MOST)))
+    blocks = sliding_window_view(frame, (_BLOCK, _BLOCK))[::step, ::step]
+    blocks = blocks.reshape(-1, _BLOCK, _BLOCK).astype(np.float32)
+    ends = (blocks == np.float32(frame.min())) | (blocks == np.float32(frame.max()))
+    whole = ends.mean((1, 2)) <= _CUT
+    blocks = blocks[whole] if whole.sum() >= _FEWEST else blocks
+    return np.asarray(dctn(blocks, axes=(1, 2), norm="ortho") ** 2).reshape(-1, _BLOCK**2)
+
+
+def _halves() -> tuple[Array, Array]:
+    """Return two halves of the frequencies, but for the lowest, as masks (B^2,)."""
+    sums = np.add.outer(np.arange(_BLOCK), np.arange(_BLOCK)).ravel()
+    return (sums >= 2) & (sums % 2 == 0), (sums >= 2) & (sums % 2 == 1)
+
+
+def _without_shading(powers: Array) -> Array:
+    """Return powers (B^2,) of which the lowest are no more than those of higher frequencies."""
+    frequency = np.hypot(*np.indices((_BLOCK, _BLOCK))).ravel()
+    above = np.median(powers[(frequency >= _LOW) & (frequency < _ABOVE)])
+    capped = np.where(frequency < _LOW, np.minimum(powers, above), powers)
+    return np.where(frequency <= 1, above, capped)
+
+
+def _of_neighbours(powers: Array) -> float:
+    """Return the correlation of neighbours that powers (B,) from frequency 0 to 1 stand for."""
+    ends = [*powers, powers[-1]]
+    waves = np.cos(np.linspace(0, np.pi, len(ends)))
+    total = sum(a + b for a, b in pairwise(ends))
+    return float(sum(a + b for a, b in pairwise(ends * waves)) / total)
+
+
+__all__ = ["SMALLEST", "Spectrum"]

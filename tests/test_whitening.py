@@ -1,0 +1,233 @@
+"""Noise that is correlated from pixel to pixel: told, whitened, and left alone where it is not."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import convolve
+from skimage.data import brick, camera, gravel
+from test_stabilise import scene
+
+import truvae
+from truvae.cli import main
+from truvae.errors import InputError
+from truvae.io import Picture, write_picture
+from truvae.metrics import psnr
+from truvae.units import Units
+from truvae.whitening import Spectrum
+from truvae.wishes import Wishes
+
+_MICROSCOPY = Path(__file__).resolve().parents[2] / "shared" / "data" / "microscopy"
+_KERNELS = {
+    "square": np.ones((2, 2)),
+    "column": np.ones((2, 1)),
+    "row": np.array([[1.0, 2.0, 1.0]]),
+    "bell": np.outer([1, 2, 1], [1, 2, 1]),
+}
+
+
+def smoothed(shape, kernel, seed=0):
+    """Return Gaussian noise of variance 1 that is smoothed by a kernel."""
+    wide = np.random.default_rng(seed).normal(size=[n + 8 for n in shape])
+    return convolve(wide, kernel / np.sqrt((kernel**2).sum()))[4:-4, 4:-4]
+
+
+def of_neighbours(noise, axis):
+    """Return the correlation of neighbours."""
+    n = noise.shape[axis]
+    pairs = [np.take(noise, range(first, n - 1 + first), axis).ravel() for first in (0, 1)]
+    return np.corrcoef(*pairs)[0, 1]
+
+
+def wishes(**more):
+    """Return wishes of which nothing special is asked."""
+    asked = {"noise": "auto", "sigma": None, "quality": "fast", "covariance": "auto"}
+    rest = {"preset": None, "selection": None, "memory_limit": None, "overrides": {}}
+    return Wishes(**(asked | rest | more))
+
+
+@given(
+    st.integers(32, 60), st.integers(32, 60), st.floats(0.01, 1e3), st.integers(0, 3),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_there_and_back(rows, columns, level, decades, seed):
+    rng = np.random.default_rng(seed)
+    spectrum = Spectrum(level**2 * 10 ** rng.uniform(-decades, 0, (16, 16)), 1.0)
+    frames = rng.normal(100, 20, (2, rows, columns))
+    np.testing.assert_allclose(spectrum.colour(spectrum.whiten(frames)), frames, rtol=1e-8)
+
+
+@pytest.mark.parametrize("kernel", _KERNELS)
+def test_spectrum_of_pure_noise(kernel):
+    noise = 7 * smoothed((256, 250), _KERNELS[kernel])
+    spectrum = Spectrum.of(noise[None])
+    assert spectrum.level == pytest.approx(7, rel=0.05)
+    truth = [of_neighbours(noise, axis) for axis in (0, 1)]
+    assert spectrum.correlation == pytest.approx(truth, abs=0.05)
+    assert spectrum.empty > 0.9
+    white = spectrum.whiten(noise[None])[0]
+    assert white.std() == pytest.approx(spectrum.level, rel=0.2)
+    assert max(abs(of_neighbours(white, axis)) for axis in (0, 1)) < 0.2  # 0.5 or more before
+
+
+@pytest.mark.parametrize("kernel", ["square", "bell"])
+@pytest.mark.parametrize("sigma", [10.0, 30.0])
+def test_spectrum_beside_a_picture(kernel, sigma):
+    noisy = scene(256, 250) + sigma * smoothed((256, 250), _KERNELS[kernel])
+    spectrum = Spectrum.of(noisy[None])
+    assert spectrum.is_clear
+    assert spectrum.level == pytest.approx(sigma, rel=0.08)
+
+
+@pytest.mark.parametrize("picture", [camera, brick, gravel])
+@pytest.mark.parametrize("sigma", [0, 2, 5, 15, 30, 50])
+def test_neither_white_noise_nor_texture_counts_as_correlated(picture, sigma):
+    noise = sigma * np.random.default_rng(0).normal(size=(512, 512))
+    noisy = np.clip(np.round(picture() + noise), 0, 255)
+    for part in (noisy, noisy[:256, :256], noisy[128:228, 128:228]):
+        spectrum = Spectrum.of(part[None])
+        assert spectrum is None or not spectrum.is_clear
+
+
+@pytest.mark.parametrize("shape", [(95, 128), (128, 95)])
+def test_small_pictures_have_no_spectrum(shape):
+    assert Spectrum.of(np.random.default_rng(0).normal(size=(1, *shape))) is None
+
+
+def test_pictures_without_noise_have_no_spectrum():
+    flat = np.zeros((1, 128, 128))
+    flat[0, 20:40, 20:40] = 1
+    assert Spectrum.of(flat) is None
+
+
+def test_a_bound_is_one_of_the_density_of_the_data():
+    # The log-density of correlated Gaussian data by their covariance, and by that of whitened ones.
+    spectrum = Spectrum.of(3 * smoothed((96, 96), _KERNELS["square"])[None])
+    shape = (32, 33)
+    unit = np.eye(np.prod(shape)).reshape(-1, *shape)
+    whitening = spectrum.whiten(unit).reshape(len(unit), -1).T
+    _, log_det = np.linalg.slogdet(whitening)
+    assert spectrum.log_slope(shape) == pytest.approx(log_det / len(unit), rel=1e-6)
+
+
+def test_units_of_whitened_pictures():
+    frames = (scene(160, 160) + 5 * smoothed((160, 160), _KERNELS["bell"]))[None, ..., None]
+    units, levels = wishes().units(frames)
+    assert units.spectra is not None and units.noise is None
+    assert levels == pytest.approx([5], rel=0.1)
+    assert units.sigma(levels[0] / units.spread[0]) == pytest.approx(levels)
+    standard = units.standardise(frames, "cpu")
+    assert float(standard.std(correction=0)) == pytest.approx(1, rel=1e-4)
+    np.testing.assert_allclose(units.restore(standard), frames, atol=1e-3)
+    plain = Units.of(frames, None)
+    assert units.bound(0.0, standard.new_ones(1)) != plain.bound(0.0, standard.new_ones(1))
+
+
+def test_noise_that_grows_with_the_signal_may_be_correlated_too():
+    clean = np.clip(scene(256, 256), 5, None)
+    noise = smoothed(clean.shape, _KERNELS["square"])
+    frames = (clean + np.sqrt(2 * clean) * noise)[None, ..., None]
+    units, levels = wishes().units(frames)
+    assert units.noise is not None and units.spectra is not None
+    told = units.sigma(levels[0] / units.spread[0])
+    assert told == pytest.approx([np.sqrt(2 * clean.mean())], rel=0.15)
+
+
+def test_a_level_that_is_given_holds():
+    frames = (scene(96, 96) + 5 * smoothed((96, 96), _KERNELS["bell"]))[None, ..., None]
+    units, levels = wishes(sigma=4.0).units(frames)
+    assert units.spectra is None and levels == [4]
+    units, levels = wishes(sigma=4.0, noise="correlated").units(frames)
+    assert units.spectra is not None and levels == [4]
+
+
+def test_only_whole_pictures_without_presets_are_whitened():
+    frames = (scene(160, 160) + 5 * smoothed((160, 160), _KERNELS["bell"]))[None, ..., None]
+    assert wishes().units(frames)[0].spectra is not None
+    assert wishes(noise="gaussian").units(frames)[0].spectra is None
+    assert wishes(preset="paper:denoise-house-25").units(frames)[0].spectra is None
+    frames[0, 3, 3] = np.nan
+    assert wishes().units(frames)[0].spectra is None
+
+
+@pytest.mark.parametrize(("shape", "options", "message"), [
+    ((40, 40), {"preset": "paper:denoise-house-25"}, "leave noise or preset out"),
+    ((95, 200), {}, "96 x 96 pixels"),
+])  # fmt: skip
+def test_what_cannot_be_whitened(shape, options, message):
+    noisy = np.random.default_rng(0).normal(size=shape)
+    with pytest.raises(InputError, match=message):
+        truvae.denoise(noisy, noise="correlated", **options)
+
+
+def test_incomplete_pictures_cannot_be_whitened():
+    noisy = np.random.default_rng(0).normal(size=(40, 40))
+    noisy[3, 3] = np.nan
+    with pytest.raises(InputError, match="without missing pixels"):
+        truvae.denoise(noisy, noise="correlated")
+
+
+@pytest.mark.parametrize("colours", [0, 3])
+def test_correlated_noise_is_removed(colours):
+    clean, axis = scene(96, 96), -1 if colours else None
+    noises = [30 * smoothed(clean.shape, _KERNELS["square"], k) for k in range(max(1, colours))]
+    noisy = clean[..., None] + np.stack(noises, -1)
+    clean = np.broadcast_to(clean[..., None], noisy.shape)
+    if not colours:
+        clean, noisy = clean[..., 0], noisy[..., 0]
+    options = {"quality": "fast", "epochs": 2, "channel_axis": axis}
+    result = truvae.denoise(noisy, return_result=True, **options)
+    assert len(result.spectra) == max(1, colours)
+    assert result.sigma == pytest.approx(30, rel=0.1)
+    before, after = (psnr(clean, x) for x in (noisy, result.restored))
+    assert after > before + 6
+    if not colours:
+        white = truvae.denoise(noisy, noise="gaussian", **options)
+        assert psnr(clean, white) < before + 3
+
+
+def test_frames_share_a_spectrum():
+    noisy = np.stack([scene(96, 96) + 20 * smoothed((96, 96), _KERNELS["bell"], k) for k in (0, 1)])
+    options = {"stack": "shared", "quality": "fast", "epochs": 2, "noise": "correlated"}
+    result = truvae.denoise(noisy, return_result=True, **options)
+    assert len(result.spectra) == 1
+    errors = [np.abs(x - scene(96, 96)).mean() for x in (noisy, result.restored)]
+    assert errors[1] < errors[0] / 2
+
+
+@pytest.mark.parametrize("noise", ["auto", "gaussian"])
+def test_the_command_tells(tmp_path, capsys, monkeypatch, noise):
+    noisy = scene(96, 96) + 30 * smoothed((96, 96), _KERNELS["square"])
+    source, model = tmp_path / "noisy.tif", tmp_path / "model"
+    write_picture(source, Picture(noisy.astype(np.float32)))
+    options = {"noise": noise, "quality": "fast", "epochs": 2, "save_model": model}
+    names = [x for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
+    call = ["truvae", "denoise", source, "-o", tmp_path / "out.tif", "--json", "-q", *names]
+    monkeypatch.setattr("sys.argv", [str(each) for each in call])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    config = json.loads((model / "config.json").read_text())["config"]
+    if noise == "gaussian":
+        assert told["noise_correlation"] is None and config["noise_spectra"] is None
+    else:
+        assert told["noise_correlation"] == [pytest.approx([0.5, 0.5], abs=0.08)]
+        assert np.shape(config["noise_spectra"]) == (1, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["Confocal_FISH", "TwoPhoton_MICE", "WideField_BPAE_G"])
+def test_real_noise(name):
+    files = [_MICROSCOPY / f"{name}_{kind}.png" for kind in ("noisy", "clean")]
+    if not files[0].exists():
+        pytest.skip(f"there is no {files[0]}")
+    noisy, clean = (truvae.io.read_picture(file).data.astype(float) for file in files)
+    spectrum = Spectrum.of(noisy[None])
+    truth = [of_neighbours(noisy - clean, axis) for axis in (0, 1)]
+    if spectrum.is_clear:
+        assert spectrum.correlation == pytest.approx(truth, abs=0.05)
+        assert spectrum.level == pytest.approx((noisy - clean).std(), rel=0.05)
+    assert spectrum.is_clear == (max(truth) > 0.3)
