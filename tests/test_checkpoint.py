@@ -19,7 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_audio import RATE, gappy
-from test_cli import TINY, in_process, truvae
+from test_cli import TINY, called, truvae
 from test_restore import SMALL, noisy_scene
 
 from truvae import (
@@ -35,7 +35,6 @@ from truvae import (
     audio_job,
     audio_settings,
     checkpoint,
-    cli,
     denoise,
     denoise_audio,
     fitting,
@@ -228,7 +227,7 @@ def test_any_picture_any_model_any_stops(tmp_path_factory, shape, seed, stops, o
     assert denoise(picture, **options).tobytes() == whole.tobytes()
 
 
-def test_killed_at_any_moment_it_comes_to_the_same(tmp_path, monkeypatch):
+def test_killed_at_any_moment_it_comes_to_the_same(tmp_path):
     """SIGKILL, several times: while it trains, while it saves, while it looks again."""
     out, rng = tmp_path / "out.npy", random.Random(0)
     command = [*command_for(tmp_path, n_epochs=10), "--checkpoint", tmp_path / "states", "--resume"]
@@ -238,8 +237,8 @@ def test_killed_at_any_moment_it_comes_to_the_same(tmp_path, monkeypatch):
         assert not out.exists()
     # Each went on from where the one before was, or one epoch before.
     assert all(before <= after + 1 for before, after in zip(epochs, epochs[1:], strict=False))
-    resumed = output_of(command, monkeypatch)
-    assert resumed == output_of(command_for(tmp_path, n_epochs=10), monkeypatch)
+    resumed = output_of(command)
+    assert resumed == output_of(command_for(tmp_path, n_epochs=10))
 
 
 def command_for(folder, n_epochs=2):
@@ -249,10 +248,10 @@ def command_for(folder, n_epochs=2):
     return ["denoise", *files, "-v", "--threads", 1, *TINY[:-1], n_epochs]
 
 
-def output_of(arguments, monkeypatch):
+def output_of(arguments):
     """Run the command line in this process; return what it wrote."""
-    done = in_process(cli.main, monkeypatch, *arguments)
-    assert done.status == 0, done.stderr
+    done = called(*arguments)
+    assert done.returncode == 0, done.stderr
     return Path(arguments[3]).read_bytes()
 
 
@@ -277,9 +276,7 @@ def killed(arguments, n_epochs, delay):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_after_a_signal_the_best_is_written_and_the_rest_can_follow(
-    tmp_path, monkeypatch, number, status
-):
+def test_after_a_signal_the_best_is_written_and_the_rest_can_follow(tmp_path, number, status):
     command = command_for(tmp_path, n_epochs=30)
     saving = [*command, "--checkpoint", tmp_path / "states"]
     with started(saving) as process:
@@ -290,11 +287,11 @@ def test_after_a_signal_the_best_is_written_and_the_rest_can_follow(
         process.stderr.read()
         assert process.wait(60) == status
     early = (tmp_path / "out.npy").read_bytes()
-    resumed = output_of([*saving, "--resume"], monkeypatch)
-    assert resumed == output_of(command, monkeypatch) != early
+    resumed = output_of([*saving, "--resume"])
+    assert resumed == output_of(command) != early
 
 
-def test_without_room_on_the_disk_the_run_goes_on(tmp_path, monkeypatch):
+def test_without_room_on_the_disk_the_run_goes_on(tmp_path):
     command = command_for(tmp_path)
     saving = [*command, "--checkpoint", tmp_path / "states"]
     limit = 10_000  # enough for the picture
@@ -305,8 +302,8 @@ def test_without_room_on_the_disk_the_run_goes_on(tmp_path, monkeypatch):
     assert "the checkpoint could not be saved" in done.stderr
     without = (tmp_path / "out.npy").read_bytes()
     assert {path.suffix for path in (tmp_path / "states").iterdir()} <= {".json", ".safetensors"}
-    assert output_of([*saving, "--resume"], monkeypatch) == without
-    assert output_of(command, monkeypatch) == without
+    assert output_of([*saving, "--resume"]) == without
+    assert output_of(command) == without
 
 
 @pytest.mark.parametrize("n_whole", [0, 1, 4])
@@ -456,13 +453,13 @@ def bad_calls(tmp, states):
     yield ["--checkpoint", damaged, "--resume"], "model-2.safetensors is damaged"
 
 
-def test_bad_use_is_one_line_and_status_2(interrupted, tmp_path, monkeypatch):
+def test_bad_use_is_one_line_and_status_2(interrupted, tmp_path):
     states, noisy = interrupted
     np.save(tmp_path / "in.npy", noisy)
     command = [tmp_path / "in.npy", "-o", tmp_path / "out.npy", *TINY[:-1], 3, "--states", 8]
     for arguments, message in bad_calls(tmp_path, states):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        assert_refused(["denoise", *command, *arguments], message, monkeypatch)
+        assert_refused(["denoise", *command, *arguments], message)
         after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         assert after == before
 
@@ -486,7 +483,7 @@ def test_what_a_kill_may_leave_aside_is_no_hindrance(tmp_path):
     assert not [*folder.glob("*.part")]
 
 
-def test_several_inputs_have_a_folder_each(tmp_path, monkeypatch):
+def test_several_inputs_have_a_folder_each(tmp_path):
     states, out = tmp_path / "states", tmp_path / "out"
     states.mkdir()
     out.mkdir()
@@ -495,13 +492,13 @@ def test_several_inputs_have_a_folder_each(tmp_path, monkeypatch):
         inputs.append(tmp_path / f"{seed}.npy")
         np.save(inputs[-1], noisy_scene(size=32, seed=seed)[1])
     command = [*inputs, "-o", out, "--checkpoint", states, "-q", *TINY]
-    done = in_process(cli.main, monkeypatch, "denoise", *command)
-    assert done.status == 0, done.stderr
+    done = called("denoise", *command)
+    assert done.returncode == 0, done.stderr
     assert {path.name for path in states.iterdir()} == {"0", "1"}
     first = [(out / path.name).read_bytes() for path in inputs]
     (states / "1" / "final.safetensors").unlink()
-    done = in_process(cli.main, monkeypatch, "denoise", *command, "--resume")
-    assert done.status == 0, done.stderr
+    done = called("denoise", *command, "--resume")
+    assert done.returncode == 0, done.stderr
     assert [(out / path.name).read_bytes() for path in inputs] == first
 
 
@@ -509,31 +506,31 @@ def test_recordings_have_checkpoints_too(tmp_path, monkeypatch):
     write_sound(tmp_path / "in.wav", Sound(0.4 * np.nan_to_num(gappy(900)), RATE))
     out, states = tmp_path / "out.wav", tmp_path / "states"
     command = ["denoise", tmp_path / "in.wav", "-o", out, "-q", "--quality", "fast"]
-    plain = output_of(command, monkeypatch)
+    plain = output_of(command)
     saving = [*command, "--checkpoint", states]
-    assert output_of([*saving, "--resume"], monkeypatch) == plain  # there was none
+    assert output_of([*saving, "--resume"]) == plain  # there was none
     monkeypatch.delattr(audio_job, "look_again")
     out.unlink()
-    assert output_of([*saving, "--resume"], monkeypatch) == plain
+    assert output_of([*saving, "--resume"]) == plain
     out.unlink()
     for change, message in [([], "holds a checkpoint already"),
                             (["--resume", "--channels", "separate"], 'channels was "joint"'),
                             (["--resume", "--seed", 3], "seed was 0, and is 3")]:  # fmt: skip
-        assert_refused([*saving, *change], message, monkeypatch)
+        assert_refused([*saving, *change], message)
     write_sound(tmp_path / "in.wav", Sound(0.4 * np.nan_to_num(gappy(900)), RATE + 1))
-    assert_refused([*saving, "--resume"], "sample rate was 8000, and is 8001", monkeypatch)
+    assert_refused([*saving, "--resume"], "sample rate was 8000, and is 8001")
     write_sound(tmp_path / "in.wav", Sound(0.3 * np.nan_to_num(gappy(900)), RATE))
-    assert_refused([*saving, "--resume"], "checkpoint of another input", monkeypatch)
+    assert_refused([*saving, "--resume"], "checkpoint of another input")
     write_sound(tmp_path / "in.wav", Sound(0.4 * np.nan_to_num(gappy(900)), RATE))
     os.truncate(states / "final.safetensors", 1000)
-    assert_refused([*saving, "--resume"], "final.safetensors is damaged", monkeypatch)
+    assert_refused([*saving, "--resume"], "final.safetensors is damaged")
     assert not out.exists()
 
 
-def assert_refused(arguments, message, monkeypatch):
+def assert_refused(arguments, message):
     """Check that the command line tells a mistake in one line."""
-    done = in_process(cli.main, monkeypatch, *arguments)
-    assert done.status == 2 and message in done.stderr, done.stderr
+    done = called(*arguments)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
     assert done.stderr.startswith("truvae: error: ") and done.stderr.count("\n") == 1
 
 

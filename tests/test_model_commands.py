@@ -7,15 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-from test_cli import truvae
+from test_cli import called
 from test_estimator import table
 
 from truvae import TVAE, InputError, load_model
 from truvae.tables import read_named_table, read_table, write_table
-
-
-def run(*arguments):
-    return truvae(*map(str, arguments))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +22,7 @@ def fitted(tmp_path_factory):
     lines = [",".join(f"gene{i}" for i in range(12))]
     lines += [",".join("" if np.isnan(v) else f"{v:.9g}" for v in row) for row in x]
     (folder / "data.csv").write_text("\n".join(lines) + "\n")
-    done = run("fit", folder / "data.csv", "-o", folder / "model", "--latents", 8, "--hidden", 8,
+    done = called("fit", folder / "data.csv", "-o", folder / "model", "--latents", 8, "--hidden", 8,
                "--states", 8, "--epochs", 3, "--json", "-q")  # fmt: skip
     return folder, x, done
 
@@ -48,7 +44,7 @@ def test_fit_says_it_to_people_in_few_digits(fitted):
     folder, _, done = fitted
     record = json.loads(done.stdout)
     options = ["--latents", 8, "--hidden", 8, "--states", 8, "--epochs", 3, "-q"]
-    told = run("fit", folder / "data.csv", "-o", folder / "again", *options).stdout
+    told = called("fit", folder / "data.csv", "-o", folder / "again", *options).stdout
     assert "  300 rows of 12 features  F " in told
     assert f"  F {record['elbo']:.2f}  sigma {record['sigma']:.4g}  " in told
 
@@ -79,13 +75,13 @@ def test_what_the_commands_write_is_what_the_estimator_says(fitted):
         (["reconstruct"], est.reconstruct(x)),
         (["score"], est.score_samples(x)),
     ]:
-        done = run(arguments[0], folder / "model", folder / "data.npy", "-o", folder / "out.npy",
+        done = called(arguments[0], folder / "model", folder / "data.npy", "-o", folder / "out.npy",
                    *arguments[1:])  # fmt: skip
         assert done.returncode == 0, done.stderr
         np.testing.assert_allclose(np.load(folder / "out.npy"), expected, rtol=1e-4, atol=1e-4)
-    assert run("sample", folder / "model", "-n", 5, "-o", folder / "drawn.csv").returncode == 0
+    assert called("sample", folder / "model", "-n", 5, "-o", folder / "drawn.csv").returncode == 0
     np.testing.assert_allclose(read_table(str(folder / "drawn.csv")), est.sample(5, 0), rtol=1e-5)
-    told = json.loads(run("info", folder / "model", "--json").stdout)
+    told = json.loads(called("info", folder / "model", "--json").stdout)
     assert told["kind"] == "estimator" and told["noise"]["kind"] == "Gaussian"
     assert told["decoder"]["sizes"] == [8, 8, 12]
 
@@ -100,7 +96,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(fitted, tmp_path):
         (["encode", folder, data, "-o", out], "it has no config.json"),
         (["encode", folder / "model", data, "-o", f"{out}.png"], "must be .npy"),
     ]:
-        done = run(*arguments)
+        done = called(*arguments)
         assert done.returncode == 2 and message in done.stderr
         assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -157,7 +153,7 @@ def test_the_model_of_a_picture_is_saved(tmp_path):
     for name in ("a.npy", "b.npy"):
         np.save(tmp_path / name, noisy)
     (tmp_path / "models").mkdir()
-    done = run("denoise", tmp_path / "a.npy", tmp_path / "b.npy", "-o", tmp_path / "models",
+    done = called("denoise", tmp_path / "a.npy", tmp_path / "b.npy", "-o", tmp_path / "models",
                "--save-model", tmp_path / "models", "--epochs", 2, "--json", "-q")  # fmt: skip
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
@@ -167,13 +163,13 @@ def test_the_model_of_a_picture_is_saved(tmp_path):
     saved = load_model(tmp_path / "models" / "a")
     assert saved.model.n_latents == records[0]["n_latents"]
     assert saved.config["spread"][0] == pytest.approx(noisy.std(), rel=1e-3)
-    told = json.loads(run("info", tmp_path / "models" / "a", "--json").stdout)
+    told = json.loads(called("info", tmp_path / "models" / "a", "--json").stdout)
     assert told["kind"] == "restoration" and told["patch_size"] == records[0]["patch_size"]
     assert told["elbo"] == pytest.approx(records[0]["elbo"]) and told["epochs"] == 2
     assert told["n_features"] is None
-    lines = run("info", tmp_path / "models" / "a").stdout
+    lines = called("info", tmp_path / "models" / "a").stdout
     assert "epochs       2\n" in lines and "None" not in lines
-    done = run("denoise", tmp_path / "a.npy", "-o", tmp_path / "x.npy", "--save-model", tmp_path)
+    done = called("denoise", tmp_path / "a.npy", "-o", tmp_path / "x.npy", "--save-model", tmp_path)
     assert done.returncode == 2 and "holds other things" in done.stderr
 
 
@@ -195,7 +191,7 @@ def test_a_first_line_with_numbers_is_no_line_of_names(tmp_path):
 def test_a_table_is_not_written_over_itself(fitted):
     folder, x, _ = fitted
     np.save(folder / "same.npy", x)
-    done = run("encode", folder / "model", folder / "same.npy", "-o", folder / "same.npy")
+    done = called("encode", folder / "model", folder / "same.npy", "-o", folder / "same.npy")
     assert done.returncode == 2 and "is an input" in done.stderr
     np.testing.assert_array_equal(np.load(folder / "same.npy"), x)
 
@@ -225,7 +221,7 @@ def test_columns_are_those_of_the_training(fitted, tmp_path):
                                    ("swapped", swapped, 2), ("fewer", swapped, 2)]:  # fmt: skip
         kept = [row[:5] for row in table_rows] if name == "fewer" else table_rows
         (tmp_path / "t.csv").write_text("\n".join(map(",".join, kept)) + "\n")
-        done = run("score", folder / "model", tmp_path / "t.csv", "-o", tmp_path / "out.npy")
+        done = called("score", folder / "model", tmp_path / "t.csv", "-o", tmp_path / "out.npy")
         assert done.returncode == code, done.stderr
         told = {"swapped": "column 1 of * is 'gene1', of the model 'gene0': give the columns",
                 "fewer": "has 5 columns, the model was trained on 12"}.get(name, "")  # fmt: skip
@@ -238,7 +234,7 @@ def test_a_value_that_is_too_far_is_told_in_one_line(fitted, tmp_path):
     x = x.copy()
     x[2, 1] = 1e20
     np.save(tmp_path / "far.npy", x)
-    done = run("score", folder / "model", tmp_path / "far.npy", "-o", tmp_path / "out.npy")
+    done = called("score", folder / "model", tmp_path / "far.npy", "-o", tmp_path / "out.npy")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "the value 1e+20 in row 2, column 1" in done.stderr
 
@@ -247,7 +243,7 @@ def test_fit_tells_its_warnings_as_notes(tmp_path):
     x = np.random.default_rng(0).normal(size=(40, 3)) * [1e4, 1, 1]
     np.save(tmp_path / "x.npy", x)
     options = ["--latents", 4, "--states", 4, "--epochs", 1, "--json"]
-    done = run("fit", tmp_path / "x.npy", "-o", tmp_path / "model", *options)
+    done = called("fit", tmp_path / "x.npy", "-o", tmp_path / "model", *options)
     assert done.returncode == 0
     assert "truvae: note: the standard deviation of feature 0 is" in done.stderr
     assert "UserWarning" not in done.stderr

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import convolve
 from skimage.data import brick, camera, gravel
+from test_cli import called
 from test_stabilise import scene
 
 import truvae
-from truvae.cli import main
 from truvae.errors import InputError
 from truvae.io import Picture, write_picture
 from truvae.metrics import psnr
@@ -199,18 +199,15 @@ def test_frames_share_a_spectrum():
 
 
 @pytest.mark.parametrize("noise", ["auto", "gaussian"])
-def test_the_command_tells(tmp_path, capsys, monkeypatch, noise):
+def test_the_command_tells(tmp_path, noise):
     noisy = scene(96, 96) + 30 * smoothed((96, 96), _KERNELS["square"])
     source, model = tmp_path / "noisy.tif", tmp_path / "model"
     write_picture(source, Picture(noisy.astype(np.float32)))
     options = {"noise": noise, "quality": "fast", "epochs": 2, "save_model": model}
     names = [x for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
-    call = ["truvae", "denoise", source, "-o", tmp_path / "out.tif", "--json", "-q", *names]
-    monkeypatch.setattr("sys.argv", [str(each) for each in call])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
-    told = json.loads(capsys.readouterr().out)
+    done = called("denoise", source, "-o", tmp_path / "out.tif", "--json", "-q", *names)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
     config = json.loads((model / "config.json").read_text())["config"]
     if noise == "gaussian":
         assert told["noise_correlation"] is None and config["noise_spectra"] is None
