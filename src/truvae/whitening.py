@@ -31,8 +31,8 @@ _LOW, _ABOVE = 2.5, 4.5
 _LEAST = 0.03
 # What it takes to call noise correlated: so high a correlation of neighbours; so small a share of
 # the level at high frequencies, the last so many, since texture with white noise has more there;
-# and such a share of blocks without any signal, since texture is not the same everywhere.
-_CORRELATION, _HIGH_SHARE, _HIGH, _EMPTY = 0.35, 0.4, 5, 0.35
+# and such shares of blocks without any signal, since texture is not the same everywhere.
+_CORRELATION, _HIGH_SHARE, _HIGH, _EMPTY = 0.35, 0.35, 5, (0.4, 0.4)
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,18 @@ class Spectrum:
         (B, B), mean squares of the cosine coefficients of the noise in blocks of B x B pixels, in
         squared units of the picture: at k / (2 B) cycles per pixel along columns and along rows.
     empty
-        Share of the blocks of the picture, in [0, 1], that hold hardly anything but noise.
+        Shares of the blocks of the picture, in [0, 1], that hold hardly anything but noise: where
+        it is strong, and at all frequencies.
 
     Examples
     --------
-    >>> white = Spectrum(np.full((16, 16), 9.0), 1.0)
+    >>> white = Spectrum(np.full((16, 16), 9.0), (1.0, 1.0))
     >>> white.level, max(white.correlation) < 1e-9, white.is_clear
     (3.0, True, False)
     """
 
     powers: Array
-    empty: float
+    empty: tuple[float, float]
 
     @classmethod
     def of(cls, frames: Array) -> "Spectrum | None":
@@ -91,17 +92,15 @@ class Spectrum:
         for _ in range(_ROUNDS):
             if not powers[black | white].all():
                 return None
-            told = powers.copy()
+            told, floored = powers.copy(), _floored(powers)
             for choose, tell in ((black, white), (white, black)):
-                energy = squares[:, choose] @ (1 / powers[choose])
+                energy = squares[:, choose] @ (1 / floored[choose])
                 flattest = np.argpartition(energy, n - 1)[:n]
                 told[tell] = squares[flattest][:, tell].mean(0)
             powers = told
         powers = _without_shading(powers)
-        energy = (squares[:, black | white] / powers[black | white]).mean(1)
-        usual = 1 + 3 * math.sqrt(2 / (black | white).sum())
-        shape = _BLOCK, _BLOCK
-        return cls(powers.reshape(shape).astype(float), float((energy < usual).mean()))
+        strong, all_ = (_empty(squares, p, black | white) for p in (_floored(powers), powers))
+        return cls(powers.reshape(_BLOCK, _BLOCK).astype(float), (strong, all_))
 
     @property
     def level(self) -> float:
@@ -119,7 +118,7 @@ class Spectrum:
         """Whether this is clearly correlated noise, no texture and no white noise."""
         high = math.sqrt(self.powers[-_HIGH:, -_HIGH:].mean())
         is_low = max(self.correlation) >= _CORRELATION and high <= _HIGH_SHARE * self.level
-        return is_low and self.empty >= _EMPTY
+        return is_low and all(np.greater_equal(self.empty, _EMPTY))
 
     def whiten(self, frames: Array) -> Array:
         """Return frames (F, R, C) whose noise is white, and of the same level."""
@@ -141,10 +140,15 @@ class Spectrum:
 
         known = np.arange(len(self.powers)) / len(self.powers)
         wanted = [np.minimum(np.arange(n) / n, known[-1]) for n in shape]
-        logs = np.log(np.maximum(self.powers, _LEAST * self.powers.max()))
+        logs = np.log(_floored(self.powers))
         between = RegularGridInterpolator((known, known), logs / 2)
         gains = np.exp(between(tuple(np.meshgrid(*wanted, indexing="ij"))))
         return np.asarray(gains / math.sqrt(np.square(gains).mean()))
+
+
+def _floored(powers: Array) -> Array:
+    """Return powers of which none is so small that nothing but signal counts there."""
+    return np.maximum(powers, _LEAST * powers.max())
 
 
 def _filtered(frames: Array, gains: Array) -> Array:
@@ -184,6 +188,12 @@ def _without_shading(powers: Array) -> Array:
     above = np.median(powers[(frequency >= _LOW) & (frequency < _ABOVE)])
     capped = np.where(frequency < _LOW, np.minimum(powers, above), powers)
     return np.where(frequency <= 1, above, capped)
+
+
+def _empty(squares: Array, powers: Array, frequencies: Array) -> float:
+    """Return the share of blocks (n, B^2) with no more energy than noise of these powers has."""
+    energy = (squares[:, frequencies] / powers[frequencies]).mean(1)
+    return float((energy < 1 + 3 * math.sqrt(2 / frequencies.sum())).mean())
 
 
 def _of_neighbours(powers: Array) -> float:
