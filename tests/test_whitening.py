@@ -69,8 +69,10 @@ def test_spectrum_of_pure_noise(kernel):
     assert spectrum.correlation == pytest.approx(truth, abs=0.05)
     assert min(spectrum.empty) > 0.9
     white = spectrum.whiten(noise[None])[0]
-    assert white.std() == pytest.approx(spectrum.level, rel=0.2)
-    assert max(abs(of_neighbours(white, axis)) for axis in (0, 1)) < 0.2  # 0.5 or more before
+    # Where smoothing left hardly any noise, whitening does not bring it back.
+    assert 0.7 * spectrum.level < white.std() < 1.1 * spectrum.level
+    for axis in (0, 1):
+        assert abs(of_neighbours(white, axis)) < max(0.6 * truth[axis], 0.05)
 
 
 @pytest.mark.parametrize("kernel", ["square", "bell"])
@@ -114,10 +116,10 @@ def test_a_bound_is_one_of_the_density_of_the_data():
 
 
 def test_units_of_whitened_pictures():
-    frames = (scene(160, 160) + 5 * smoothed((160, 160), _KERNELS["bell"]))[None, ..., None]
+    frames = (scene(160, 160) + 15 * smoothed((160, 160), _KERNELS["bell"]))[None, ..., None]
     units, levels = wishes().units(frames)
     assert units.spectra is not None and units.noise is None
-    assert levels == pytest.approx([5], rel=0.1)
+    assert levels == pytest.approx([15], rel=0.1)
     assert units.sigma(levels[0] / units.spread[0]) == pytest.approx(levels)
     standard = units.standardise(frames, "cpu")
     assert float(standard.std(correction=0)) == pytest.approx(1, rel=1e-4)
@@ -145,7 +147,7 @@ def test_a_level_that_is_given_holds():
 
 
 def test_only_whole_pictures_without_presets_are_whitened():
-    frames = (scene(160, 160) + 5 * smoothed((160, 160), _KERNELS["bell"]))[None, ..., None]
+    frames = (scene(160, 160) + 15 * smoothed((160, 160), _KERNELS["bell"]))[None, ..., None]
     assert wishes().units(frames)[0].spectra is not None
     assert wishes(noise="gaussian").units(frames)[0].spectra is None
     assert wishes(preset="paper:denoise-house-25").units(frames)[0].spectra is None

@@ -148,7 +148,7 @@ class Spectrum:
 
 def _floored(powers: Array) -> Array:
     """Return powers of which none is so small that nothing but signal counts there."""
-    return np.maximum(powers, _LEAST * powers.max())
+    return np.asarray(np.maximum(powers, _LEAST * powers.max()))
 
 
 def _filtered(frames: Array, gains: Array) -> Array:
