@@ -16,7 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 Array = npt.NDArray[Any]
 
-# Side of the blocks of which spectra are taken, and about the most blocks of a frame; the fewest to
+# Side of the blocks of which spectra are taken, and about the most blocks; the fewest of a frame to
 # do without those that are cut off at the ends of the range.
 _BLOCK, _MOST, _FEWEST = 16, 1 << 14, 100
 # Rows and columns of the smallest pictures that have flat blocks enough.
@@ -83,9 +83,11 @@ class Spectrum:
         >>> round(spectrum.correlation[0], 1), round(spectrum.level, 1)
         (0.5, 0.7)
         """
-        if min(frames.shape[1:]) < SMALLEST:
+        spread = float(frames.std())
+        if min(frames.shape[1:]) < SMALLEST or spread == 0:
             return None
-        squares = np.concatenate([_squares(frame) for frame in frames])
+        most = _MOST // len(frames)
+        squares = np.concatenate([_squares(frame / spread, most) for frame in frames])
         black, white = _halves()
         powers = np.median(squares, 0) / 0.455  # what the median is of a square of mean 1
         n = math.ceil(_FLAT * len(squares))
@@ -100,7 +102,7 @@ class Spectrum:
             powers = told
         powers = _without_shading(powers)
         strong, all_ = (_empty(squares, p, black | white) for p in (_floored(powers), powers))
-        return cls(powers.reshape(_BLOCK, _BLOCK).astype(float), (strong, all_))
+        return cls(spread**2 * powers.reshape(_BLOCK, _BLOCK).astype(float), (strong, all_))
 
     @property
     def level(self) -> float:
@@ -161,13 +163,13 @@ def _filtered(frames: Array, gains: Array) -> Array:
     return np.stack([filtered(frame) for frame in frames.astype(float)])
 
 
-def _squares(frame: Array) -> Array:
-    """Return the squares of the cosine coefficients of blocks (n, B^2) of a frame (R, C), but of
-    those of which much is at the ends of the range, where noise may be cut off.
+def _squares(frame: Array, most: int) -> Array:
+    """Return the squares of the cosine coefficients of about so many blocks at most, (n, B^2), of a
+    frame (R, C), but of those of which much is at the ends of the range, where noise may be cut off.
     """
     from scipy.fft import dctn
 
-    step = math.ceil(max(_BLOCK / 4, math.sqrt(frame.size / _MOST)))
+    step = math.ceil(max(_BLOCK / 4, math.sqrt(frame.size / most)))
     blocks = sliding_window_view(frame, (_BLOCK, _BLOCK))[::step, ::step]
     blocks = blocks.reshape(-1, _BLOCK, _BLOCK).astype(np.float32)
     ends = (blocks == np.float32(frame.min())) | (blocks == np.float32(frame.max()))
