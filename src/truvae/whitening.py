@@ -164,8 +164,8 @@ def _filtered(frames: Array, gains: Array) -> Array:
 
 
 def _squares(frame: Array, most: int) -> Array:
-    """Return the squares of the cosine coefficients of about so many blocks at most, (n, B^2), of a
-    frame (R, C), but of those of which much is at the ends of the range, where noise may be cut off.
+    """Return the squares of the cosine coefficients of blocks of a frame (R, C), about so many at
+    most, (n, B^2), but of those of which much is at the ends of the range: noise may be cut off.
     """
     from scipy.fft import dctn
 
