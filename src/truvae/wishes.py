@@ -29,6 +29,8 @@ _NOISE_FRAMES = 8
 # Correlation of the noise of two channels that counts: less may be texture that they share. It is
 # found from the middle of one picture, so many pixels wide, and of so many channels at most.
 _CORRELATED, _MIDDLE, _COLOURS = 0.5, 256, 4
+# From how many pixels away on correlated noise counts as independent.
+_APART = 3
 # By what factor channels differ at most in the share that noise has of their spread.
 _MOST_APART = 10.0
 
@@ -91,12 +93,18 @@ class Wishes:
         between channels or pixels, and the level of noise to reckon with in each of their channels,
         (K,).
         """
-        noise = self._stabilisers(frames)
+        noise, apart = self._stabilisers(frames), 1
+        correlated = self._is_correlated(frames) or (
+            noise is not None and self._is_correlated(Units.of(frames, noise).stabilise(frames))
+        )
+        if correlated:  # the noise of neighbours says too little
+            apart = _APART
+            noise = self._stabilisers(frames[:, ::apart, ::apart])
         turn = self._turn(frames, noise is not None)
         if turn is not None and noise is not None:
-            noise = self._stabilisers(turn.forward(frames))
+            noise = self._stabilisers(turn.forward(frames[:, ::apart, ::apart]))
         units = Units.of(frames, noise, turn=turn)
-        spectra = self._spectra(units.stabilise(frames))
+        spectra = _spectra(units.stabilise(frames)) if correlated else None
         if spectra is not None:
             units = Units.of(frames, noise, turn=turn, spectra=spectra)
         if spectra is not None and self.sigma is None:
@@ -132,28 +140,21 @@ class Wishes:
         # Noise that depends on the signal of a channel does not on that of a mixture.
         return None if by_signal and len(turn.noise) > 1 else turn
 
-    def _spectra(self, frames: Array) -> tuple[Spectrum, ...] | None:
-        """Return the spectrum of the noise of each channel of stabilised frames if it is to count
-        as correlated from pixel to pixel.
-        """
-        wanted = self.noise == "correlated"
+    def _is_correlated(self, frames: Array) -> bool:
+        """Tell whether the noise of frames is to count as correlated from pixel to pixel."""
+        wanted, incomplete = self.noise == "correlated", bool(np.isnan(frames).any())
+        if wanted and incomplete:
+            raise InputError("correlated noise needs a picture without missing pixels")
         unknown = self.noise == "auto" and self.sigma is None and self.preset is None
-        if not wanted and not unknown:
-            return None
-        if np.isnan(frames).any():
-            if wanted:
-                raise InputError("correlated noise needs a picture without missing pixels")
-            return None
-        found = [Spectrum.of(channel) for channel in _channels(_some(frames))]
-        spectra = tuple(spectrum for spectrum in found if spectrum is not None)
-        if len(spectra) == len(found) and (wanted or any(s.is_clear for s in spectra)):
-            return spectra
-        if wanted:
+        if incomplete or not (wanted or unknown):
+            return False
+        spectra = _spectra(frames)
+        if wanted and spectra is None:
             raise InputError(
                 f"correlated noise can be told of pictures of {SMALLEST} x {SMALLEST} pixels or "
                 "more that have noise everywhere: take noise gaussian"
             )
-        return None
+        return wanted or (spectra is not None and any(s.is_clear for s in spectra))
 
     def _stabilisers(self, frames: Array) -> tuple[PoissonGaussian, ...] | None:
         """Return the noise of each channel of frames if it is to count as signal-dependent."""
@@ -173,6 +174,13 @@ class Wishes:
             noise if least <= level else PoissonGaussian(0.0, least**2)
             for noise, level, least in zip(noises, levels, raised, strict=True)
         )
+
+
+def _spectra(frames: Array) -> tuple[Spectrum, ...] | None:
+    """Return the spectrum of the noise of each channel of frames, if all have one."""
+    found = [Spectrum.of(channel) for channel in _channels(_some(frames))]
+    spectra = tuple(spectrum for spectrum in found if spectrum is not None)
+    return spectra if len(spectra) == len(found) else None
 
 
 def _comparable(levels: Array, frames: Array) -> Array:
