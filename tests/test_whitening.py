@@ -201,6 +201,14 @@ def test_correlated_noise_is_removed(colours):
         assert psnr(clean, white) < before + 3
 
 
+def test_models_keep_the_level_that_the_spectrum_tells():
+    noisy = scene(96, 96) + 30 * smoothed((96, 96), _KERNELS["square"])
+    options = {"noise": "correlated", "epochs": 1, "hidden": (8,), "n_latents": 16}
+    result = truvae.denoise(noisy, quality="balanced", return_result=True, **options)
+    assert result.covariances == ["dct"] and result.sigma_source == "estimated"
+    assert result.sigma == pytest.approx(result.spectra[0].level, rel=1e-4)
+
+
 def test_frames_share_a_spectrum():
     noisy = np.stack([scene(96, 96) + 20 * smoothed((96, 96), _KERNELS["bell"], k) for k in (0, 1)])
     options = {"stack": "shared", "quality": "fast", "epochs": 2, "noise": "correlated"}
