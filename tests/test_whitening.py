@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import convolve
-from skimage.data import brick, camera, gravel
+from skimage.data import brick, camera, coffee, gravel
 from test_cli import called
 from test_stabilise import scene
 
@@ -84,6 +84,32 @@ def test_spectrum_beside_a_picture(kernel, sigma):
     assert spectrum.level == pytest.approx(sigma, rel=0.08)
 
 
+@pytest.mark.parametrize("offset", [1e5, 1e8])
+def test_an_offset_does_not_matter(offset):
+    noisy = scene(128, 128) + 20 * smoothed((128, 128), _KERNELS["square"])
+    here, there = (Spectrum.of(x[None]) for x in (noisy, noisy + offset))
+    assert there.level == pytest.approx(here.level, rel=1e-4)
+    assert there.correlation == pytest.approx(here.correlation, abs=1e-4)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.sampled_from([100.0, 0.0]))
+@settings(max_examples=10)
+def test_margins_do_not_matter(above, beside, value):
+    noisy = scene(256, 256) + 25 * smoothed((256, 256), _KERNELS["square"])
+    noisy[:above] = noisy[:, :beside] = value
+    spectrum = Spectrum.of(noisy[None])
+    assert spectrum.is_clear and spectrum.level == pytest.approx(25, rel=0.04)
+
+
+def test_the_level_before_noise_was_cut_off():
+    # Two thirds are as dark as the noise is strong: of every block much lies at the end.
+    clean = np.where(np.indices((128, 128)).sum(0) % 24 < 16, 10.0, 60.0)
+    noisy = clean + 30 * smoothed(clean.shape, _KERNELS["square"])
+    told, in_file = (Spectrum.of(x[None]).level for x in (noisy, np.clip(np.round(noisy), 0, 255)))
+    assert (in_file / told) == pytest.approx(1, abs=0.2)
+    assert np.clip(noisy, 0, 255).std() < noisy.std() / 1.15
+
+
 @pytest.mark.parametrize("picture", [camera, brick, gravel])
 @pytest.mark.parametrize("sigma", [0, 2, 5, 15, 30, 50])
 def test_neither_white_noise_nor_texture_counts_as_correlated(picture, sigma):
@@ -148,12 +174,52 @@ def test_grain_in_bright_places_is_not_noise_that_grows_with_the_signal():
     assert levels == pytest.approx([25], rel=0.1)
 
 
-def test_a_level_that_is_given_holds():
-    frames = (scene(96, 96) + 5 * smoothed((96, 96), _KERNELS["bell"]))[None, ..., None]
-    units, levels = wishes(sigma=4.0).units(frames)
-    assert units.spectra is None and levels == [4]
-    units, levels = wishes(sigma=4.0, noise="correlated").units(frames)
-    assert units.spectra is not None and levels == [4]
+def test_noise_of_a_real_picture_grows_with_the_signal():
+    # That of neighbours is too much alike to tell it.
+    clean = camera()[:256, 100:356].clip(1).astype(float)
+    frames = (clean + np.sqrt(3 * clean) * smoothed(clean.shape, _KERNELS["square"]))[
+        None, ..., None
+    ]
+    units, levels = wishes().units(frames)
+    assert units.noise is not None and units.spectra is not None
+    told = units.sigma(levels[0] / units.spread[0])
+    assert told == pytest.approx([np.sqrt(3 * clean.mean())], rel=0.1)
+
+
+@pytest.mark.parametrize("sigma", [None, 18.0])
+@pytest.mark.parametrize("levels", [(20, 20, 20), (10, 20, 40)])
+def test_texture_that_colours_share_is_no_noise(levels, sigma):
+    clean = coffee()[20:276, 60:316].astype(float)
+    noises = [smoothed(clean.shape[:2], _KERNELS["bell"], seed) for seed in range(3)]
+    frames = (clean + np.array(levels) * np.stack(noises, -1))[None]
+    units, told = wishes(sigma=sigma, noise="correlated").units(frames)
+    assert units.turn is None
+    scale = 1 if sigma is None else sigma / np.sqrt(np.mean(np.square(levels)))
+    assert told == pytest.approx(scale * np.array(levels), rel=0.1)
+
+
+def test_constant_channels_need_no_spectrum():
+    frames = np.random.default_rng(0).normal(size=(1, 96, 96, 2))
+    frames[..., 1] = 7
+    wishes(noise="correlated").check_frames(frames)
+    frames[:, 1:, :, 0] = 7
+    with pytest.raises(InputError, match="noise everywhere"):
+        wishes(noise="correlated").check_frames(frames)
+
+
+@pytest.mark.parametrize("sigma", [None, 18.0])
+def test_grey_stored_as_colours_may_have_correlated_noise(sigma):
+    noisy = scene(160, 160) + 20 * smoothed((160, 160), _KERNELS["square"])
+    units, told = wishes(sigma=sigma).units(np.stack([noisy] * 3, -1)[None])
+    assert units.turn is not None and len(told) == 1
+    assert units.turn.levels(told) == pytest.approx(np.full(3, sigma or 20.0), rel=0.1)
+
+
+@pytest.mark.parametrize("noise", ["auto", "correlated"])
+def test_a_level_that_is_given_holds(noise):
+    frames = (scene(160, 160) + 25 * smoothed((160, 160), _KERNELS["bell"]))[None, ..., None]
+    units, levels = wishes(sigma=24.0, noise=noise).units(frames)
+    assert units.spectra is not None and levels == pytest.approx([24])
 
 
 def test_only_whole_pictures_without_presets_are_whitened():
@@ -182,6 +248,18 @@ def test_incomplete_pictures_cannot_be_whitened():
         truvae.denoise(noisy, noise="correlated")
 
 
+@pytest.mark.parametrize("break_it", [
+    lambda frame: np.put(frame, 5, np.nan), lambda frame: frame.__setitem__(slice(1, None), 0.0)
+])  # fmt: skip
+def test_all_frames_are_looked_at_before_the_first_takes_its_time(break_it):
+    frames = np.random.default_rng(0).normal(size=(3, 96, 96))
+    break_it(frames[1])
+    epochs = []
+    with pytest.raises(InputError, match="frame 2 of 3: correlated noise"):
+        truvae.denoise(frames, noise="correlated", epochs=1, on_epoch=epochs.append)
+    assert not epochs
+
+
 @pytest.mark.parametrize("colours", [0, 3])
 def test_correlated_noise_is_removed(colours):
     clean, axis = scene(96, 96), -1 if colours else None
@@ -201,12 +279,27 @@ def test_correlated_noise_is_removed(colours):
         assert psnr(clean, white) < before + 3
 
 
-def test_models_keep_the_level_that_the_spectrum_tells():
+@pytest.mark.parametrize("covariance", ["auto", "isotropic"])
+def test_models_keep_the_level_that_the_spectrum_tells(covariance):
     noisy = scene(96, 96) + 30 * smoothed((96, 96), _KERNELS["square"])
     options = {"noise": "correlated", "epochs": 1, "hidden": (8,), "n_latents": 16}
-    result = truvae.denoise(noisy, quality="balanced", return_result=True, **options)
-    assert result.covariances == ["dct"] and result.sigma_source == "estimated"
+    more = {"covariance": covariance, "quality": "balanced", "return_result": True}
+    result = truvae.denoise(noisy, **options, **more)
+    assert {*result.covariances} == {"dct" if covariance == "auto" else covariance}
+    assert result.sigma_source == "estimated"
     assert result.sigma == pytest.approx(result.spectra[0].level, rel=1e-4)
+
+
+def test_correlated_noise_that_was_cut_off():
+    clean = np.clip(scene(96, 96) - 80, 0, None)
+    noisy = clean + 30 * smoothed(clean.shape, _KERNELS["square"])
+    in_file = np.clip(np.round(noisy), 0, 255).astype(np.uint8)
+    options = {"noise": "correlated", "quality": "fast", "epochs": 2, "return_result": True}
+    result = truvae.denoise(in_file, **options)
+    assert result.sigma == pytest.approx(30, rel=0.1)
+    dark = clean < 5
+    before, after = (x[dark].mean() - clean[dark].mean() for x in (in_file, result.restored))
+    assert abs(after) < before / 2
 
 
 def test_frames_share_a_spectrum():

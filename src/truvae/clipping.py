@@ -23,7 +23,7 @@ _VALUES = np.linspace(0, 5, 501)
 _MEANS = np.array([a * NormalDist().cdf(a) + NormalDist().pdf(a) for a in _VALUES])
 
 
-def unclipped(images: Tensor, sigma: float, estimate: Tensor | None = None) -> Tensor:
+def unclipped(images: Tensor, sigma: float | Tensor, estimate: Tensor | None = None) -> Tensor:
     """Return frames as if no noise had been cut off.
 
     Parameters
@@ -31,7 +31,7 @@ def unclipped(images: Tensor, sigma: float, estimate: Tensor | None = None) -> T
     images
         Noisy frames (F, R, C, K); with an estimate they may have gaps, NaN.
     sigma
-        Standard deviation of the noise before.
+        Standard deviation of the noise before, above 0; of each channel, (K,), or of all.
     estimate
         An estimate of the noise-free frames, same shape; without one, a guess from the pixels
         around each.
@@ -87,10 +87,10 @@ def _cut_off_below(images: Tensor) -> tuple[Tensor, Tensor]:
     return low, at_end & (_around(at_end.to(images)) < 1)
 
 
-def _unclipped_below(images: Tensor, sigma: float, estimate: Tensor | None) -> Tensor:
+def _unclipped_below(images: Tensor, sigma: float | Tensor, estimate: Tensor | None) -> Tensor:
     """Return the same for the lower end of the range."""
     low, at_end = _cut_off_below(images)
-    if sigma <= 0 or not at_end.any():
+    if not at_end.any():
         return images
     if estimate is None:
         values = _inverted((_around(images) - low) / sigma)

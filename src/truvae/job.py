@@ -119,7 +119,9 @@ class Job:
     ) -> None:
         self.checkpoint, self.ranks = checkpoint, ranks
         self.frames, self.plan, self.units = frames, plan, units
-        self.told, self.known = noise, known
+        self.told, self.given = noise, known
+        # White noise that a model learns is no measure of whitened noise.
+        self.known = known = known or units.spectra is not None
         generator = torch.Generator(device).manual_seed(seed)
         self.images = units.standardise(frames, device)
         missing = self.images.isnan()
@@ -333,15 +335,22 @@ class Job:
     @property
     def _may_be_cut_off(self) -> bool:
         """Say whether noise may have been cut off: without looks the models are the paper's, which
-        take frames as they are, a count of zero is no noise that was cut off, and whitened values
-        have no ends.
+        take frames as they are, and a count of zero is no noise that was cut off.
         """
         looks = count(self.plan.courses) or self.plan.looks
-        return looks > 0 and self.units.noise is None and self.units.spectra is None
+        return looks > 0 and self.units.noise is None
 
     def _unclipped(self, images: Tensor, estimates: Tensor | None = None) -> Tensor:
         """Return frames as if no noise had been cut off."""
-        return unclipped(images, self.told, estimates) if self._may_be_cut_off else images
+        if not self._may_be_cut_off or self.told == 0:
+            return images
+        if self.units.spectra is None:
+            return unclipped(images, self.told, estimates)
+        # Whitened values have no ends.
+        guess = None if estimates is None else torch.from_numpy(self.units.restore(estimates))
+        sigma = torch.from_numpy(self.units.sigma(self.told))
+        frames = unclipped(torch.from_numpy(self.frames.copy()), sigma, guess)
+        return self.units.standardise(frames.numpy(), images.device)
 
     def _clipped(self, restored: Array) -> Array:
         """Return restored frames within the ends of the range at which noise was cut off."""
@@ -458,7 +467,7 @@ class Job:
     @property
     def _source(self) -> str:
         """Where the noise level that was told is from."""
-        return "given" if self.known else "estimated"
+        return "given" if self.given else "estimated"
 
 
 def _learned(runs: Sequence[Run]) -> float:

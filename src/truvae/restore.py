@@ -85,8 +85,9 @@ def denoise(
         grows with the signal, as that of cameras and microscopes: its gain and variance are
         estimated and the values made to have noise of one level (`truvae.stabilise`); "correlated"
         for noise of which neighbouring pixels share some, as after interpolation or smoothing: its
-        spectrum is estimated and the picture made to have white noise (`truvae.whitening`). "auto"
-        decides for these, or both, where the noise is clearly of their kind.
+        spectrum is estimated and the picture made to have white noise (`truvae.whitening`), which
+        may grow with the signal, too, where that is clear. "auto" decides for these, or both, where
+        the noise is clearly of their kind.
     stack
         "frames" to restore each frame of a stack on its own, and leave constant ones as they are;
         "shared" to fit models to patches of all frames, and in complete stacks to look for similar
@@ -98,8 +99,8 @@ def denoise(
     covariance
         "isotropic" for the model of the paper and nothing else, "dct" for models whose states have
         a covariance of their own, "auto" to combine both as the picture needs it, or the latter
-        alone in colour and above 512 x 512 pixels. All but "isotropic" look at the picture again
-        (`truvae.refine`).
+        alone in colour, above 512 x 512 pixels and where noise is correlated. All but "isotropic"
+        look at the picture again (`truvae.refine`).
     preset
         The name of a row of the paper's Table 1, "paper:denoise-..." (`truvae.presets`), to do what
         the paper did; quality and covariance then have no effect.
@@ -192,6 +193,9 @@ def denoise(
     if blank.any():
         warnings.warn(_left_blank(blank), stacklevel=2)
     begun = [index for index in range(len(parts)) if not blank[index]]
+    for index in begun:  # before the first takes its time
+        name = f"frame {index + 1} of {len(parts)}: " if len(parts) > 1 else ""
+        wishes.check_frames(parts[index], name)
     results: list[Result] = []
     for place, index in enumerate(begun):
         over = clock.left() <= 0 and not resume  # what was saved is there at once

@@ -37,7 +37,7 @@ class Result:
     """Gain and variance of the noise of each channel if it depends on the signal."""
     spectra: tuple[Spectrum, ...] | None
     """Spectrum of the noise of each channel, stabilised if it depends on the signal, if it is
-    correlated from pixel to pixel; of a stack, in its first frame."""
+    correlated from pixel to pixel; of frames that are restored one by one, that of the first."""
     elbo: float | None
     """Mean over the patches of the lower bound F_n in nats (Eq. 5), by `model`, or by what became
     of it in each tile of a large picture; None where there was no time to learn anything."""

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
+from truvae.clipping import variance_left
+
 Array = npt.NDArray[Any]
 
 # Side of the blocks of which spectra are taken, and about the most blocks; the fewest of a frame to
@@ -21,9 +23,10 @@ Array = npt.NDArray[Any]
 _BLOCK, _MOST, _FEWEST = 16, 1 << 14, 100
 # Rows and columns of the smallest pictures that have flat blocks enough.
 SMALLEST = 96
-# Share of the blocks that count as flat, how often they are chosen by the spectrum of those before,
-# and the most pixels of a block, as a share, that lie at the ends of the range of the picture.
-_FLAT, _ROUNDS, _CUT = 0.1, 6, 0.02
+# Share of the blocks that count as flat, and how often they are chosen by the spectrum of those
+# before; the most pixels of a block, as a share, that lie at the ends of the range of the picture,
+# or in areas that are constant, and the most at the ends where hardly any block has so few.
+_FLAT, _ROUNDS, _CUT, _HALF = 0.1, 6, 0.02, 0.6
 # Noise is not correlated over so many pixels that frequencies below the first of these, in half
 # periods for each block, have more power than those from there to the second: shading has.
 _LOW, _ABOVE = 2.5, 4.5
@@ -87,19 +90,24 @@ class Spectrum:
         if min(frames.shape[1:]) < SMALLEST or spread == 0:
             return None
         most = _MOST // len(frames)
-        squares = np.concatenate([_squares(frame / spread, most) for frame in frames])
+        standard = (frames - frames.mean()) / spread
+        blocks = [_squares(frame, most) for frame in standard]
+        squares, cut = (np.concatenate(each) for each in zip(*blocks, strict=True))
         black, white = _halves()
         powers = np.median(squares, 0) / 0.455  # what the median is of a square of mean 1
+        if not powers[black | white].all():
+            return None
         n = math.ceil(_FLAT * len(squares))
         for _ in range(_ROUNDS):
-            if not powers[black | white].all():
-                return None
             told, floored = powers.copy(), _floored(powers)
             for choose, tell in ((black, white), (white, black)):
                 energy = squares[:, choose] @ (1 / floored[choose])
                 flattest = np.argpartition(energy, n - 1)[:n]
                 told[tell] = squares[flattest][:, tell].mean(0)
+                told[tell] /= variance_left(float(cut[flattest].mean()))
             powers = told
+            if not powers[black | white].all():
+                return None
         powers = _without_shading(powers)
         strong, all_ = (_empty(squares, p, black | white) for p in (_floored(powers), powers))
         return cls(spread**2 * powers.reshape(_BLOCK, _BLOCK).astype(float), (strong, all_))
@@ -138,13 +146,12 @@ class Spectrum:
 
     def _gains(self, shape: tuple[int, ...]) -> Array:
         """Return the amplitude of the noise at the frequencies of a picture, 1 in the rms."""
-        from scipy.interpolate import RegularGridInterpolator
-
-        known = np.arange(len(self.powers)) / len(self.powers)
-        wanted = [np.minimum(np.arange(n) / n, known[-1]) for n in shape]
-        logs = np.log(_floored(self.powers))
-        between = RegularGridInterpolator((known, known), logs / 2)
-        gains = np.exp(between(tuple(np.meshgrid(*wanted, indexing="ij"))))
+        known = np.arange(_BLOCK) / _BLOCK
+        rows, columns = (
+            np.stack([np.interp(np.arange(n) / n, known, unit) for unit in np.eye(_BLOCK)])
+            for n in shape
+        )
+        gains = np.exp(rows.T @ (np.log(_floored(self.powers)) / 2) @ columns)
         return np.asarray(gains / math.sqrt(np.square(gains).mean()))
 
 
@@ -163,19 +170,33 @@ def _filtered(frames: Array, gains: Array) -> Array:
     return np.stack([filtered(frame) for frame in frames.astype(float)])
 
 
-def _squares(frame: Array, most: int) -> Array:
+def _squares(frame: Array, most: int) -> tuple[Array, Array]:
     """Return the squares of the cosine coefficients of blocks of a frame (R, C), about so many at
-    most, (n, B^2), but of those of which much is at the ends of the range: noise may be cut off.
+    most, (n, B^2), and the shares of their pixels at the ends of the range, where noise may be cut
+    off, (n,). Blocks of which much is constant, as margins are, are left out, and those with much
+    at the ends if there are others.
     """
     from scipy.fft import dctn
 
     step = math.ceil(max(_BLOCK / 4, math.sqrt(frame.size / most)))
-    blocks = sliding_window_view(frame, (_BLOCK, _BLOCK))[::step, ::step]
-    blocks = blocks.reshape(-1, _BLOCK, _BLOCK).astype(np.float32)
-    ends = (blocks == np.float32(frame.min())) | (blocks == np.float32(frame.max()))
-    whole = ends.mean((1, 2)) <= _CUT
-    blocks = blocks[whole] if whole.sum() >= _FEWEST else blocks
-    return np.asarray(dctn(blocks, axes=(1, 2), norm="ortho") ** 2).reshape(-1, _BLOCK**2)
+    ends = np.isin(frame, (frame.min(), frame.max()))
+    blocks, cut, constant = (
+        sliding_window_view(x, (_BLOCK, _BLOCK))[::step, ::step].reshape(-1, _BLOCK, _BLOCK)
+        for x in (frame.astype(np.float32), ends, _is_constant(frame) & ~ends)
+    )
+    cut, constant = cut.mean((1, 2)), constant.mean((1, 2))
+    for most_cut, most_constant in ((_CUT, _CUT), (_HALF, _CUT), (1, 1)):
+        chosen = (cut <= most_cut) & (constant <= most_constant)
+        if chosen.sum() >= _FEWEST:
+            break
+    blocks = np.asarray(dctn(blocks[chosen], axes=(1, 2), norm="ortho"))
+    return (blocks**2).reshape(-1, _BLOCK**2), cut[chosen]
+
+
+def _is_constant(frame: Array) -> Array:
+    """Return where a pixel of a frame (R, C) is as those to the right, below and in between."""
+    squares = sliding_window_view(np.pad(frame, ((0, 1), (0, 1)), "edge"), (2, 2))
+    return np.asarray(squares.min((2, 3)) == squares.max((2, 3)))
 
 
 def _halves() -> tuple[Array, Array]:

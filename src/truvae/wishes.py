@@ -1,7 +1,7 @@
 """What was asked for, and what it means for frames: their noise, and the plan to restore them."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,18 @@ class Wishes:
             raise InputError(f"the memory limit must be above 0 GB, not {self.memory_limit:g}")
         replace(self, memory_limit=None).plan((1 << 10, 1 << 10, 1), 0.5, True)
 
+    def check_frames(self, frames: Array, name: str = "") -> None:
+        """Raise an `InputError` that names frames (F, R, C, K) without the noise asked for."""
+        if self.noise != "correlated":
+            return
+        if np.isnan(frames).any():
+            raise InputError(f"{name}correlated noise needs a picture without missing pixels")
+        if _spectra(frames[..., frames.std((0, 1, 2)) > 0]) is None:
+            raise InputError(
+                f"{name}correlated noise can be told of pictures of {SMALLEST} x {SMALLEST} pixels "
+                "or more that have noise everywhere: take noise gaussian"
+            )
+
     def options(self) -> dict[str, Any]:
         """Return all of it by name."""
         first = {name: value for name, value in vars(self).items() if name != "overrides"}
@@ -94,21 +106,20 @@ class Wishes:
         (K,).
         """
         noise, apart = self._stabilisers(frames), 1
-        correlated = self._is_correlated(frames) or (
-            noise is not None and self._is_correlated(Units.of(frames, noise).stabilise(frames))
-        )
-        if correlated:  # the noise of neighbours says too little
-            apart = _APART
-            noise = self._stabilisers(frames[:, ::apart, ::apart])
-        turn = self._turn(frames, noise is not None)
+        distant = self._of_distant_pixels(frames)
+        correlated = self._is_correlated(frames, distant)
+        if correlated:
+            noise, apart = distant, _APART
+        turn = self._turn(frames, noise is not None, correlated)
         if turn is not None and noise is not None:
             noise = self._stabilisers(turn.forward(frames[:, ::apart, ::apart]))
         units = Units.of(frames, noise, turn=turn)
         spectra = _spectra(units.stabilise(frames)) if correlated else None
         if spectra is not None:
             units = Units.of(frames, noise, turn=turn, spectra=spectra)
-        if spectra is not None and self.sigma is None:
             found = np.array([spectrum.level for spectrum in spectra])
+            if self.sigma is not None:
+                found *= self.sigma / rms(found if turn is None else turn.levels(found))
             levels = _comparable(found, units.stabilise(frames))
         elif turn is not None and self.sigma is not None:
             levels = _comparable(turn.noise, units.stabilise(frames))
@@ -120,18 +131,26 @@ class Wishes:
             levels = np.maximum(levels, 1.0)
         return units, levels
 
-    def _turn(self, frames: Array, by_signal: bool) -> Turn | None:
+    def _of_distant_pixels(self, frames: Array) -> tuple[PoissonGaussian, ...] | None:
+        """Return the same as `_stabilisers` of pixels so far from each other that correlated noise
+        is independent: that of neighbours says too little.
+        """
+        enough = min(frames.shape[1:3]) >= SMALLEST
+        return self._stabilisers(frames[:, ::_APART, ::_APART]) if enough else None
+
+    def _turn(self, frames: Array, by_signal: bool, correlated: bool) -> Turn | None:
         """Return the turn of frames to channels whose noise is independent, if that of theirs is
-        clearly not.
+        clearly not. Whether it is `correlated` from pixel to pixel.
         """
         colours = 1 < frames.shape[3] <= _COLOURS
         if self.preset is not None or not colours or np.isnan(frames).any():
             return None
         some = _centre(_some(frames))
-        levels = _estimated(_channels(some))
+        estimated = _levels_of_spectra if correlated else _estimated
+        levels = estimated(_channels(some))
         if not levels.all():
             return None
-        correlation = _correlation(some / levels)
+        correlation = _correlation(some / levels, estimated)
         if np.abs(correlation - np.eye(len(levels))).max() < _CORRELATED:
             return None
         if self.sigma is not None:
@@ -140,21 +159,18 @@ class Wishes:
         # Noise that depends on the signal of a channel does not on that of a mixture.
         return None if by_signal and len(turn.noise) > 1 else turn
 
-    def _is_correlated(self, frames: Array) -> bool:
-        """Tell whether the noise of frames is to count as correlated from pixel to pixel."""
-        wanted, incomplete = self.noise == "correlated", bool(np.isnan(frames).any())
-        if wanted and incomplete:
-            raise InputError("correlated noise needs a picture without missing pixels")
-        unknown = self.noise == "auto" and self.sigma is None and self.preset is None
-        if incomplete or not (wanted or unknown):
+    def _is_correlated(self, frames: Array, by_signal: tuple[PoissonGaussian, ...] | None) -> bool:
+        """Tell whether the noise of frames is to count as correlated from pixel to pixel, be it as
+        it is or stabilised as noise that depends on the signal so.
+        """
+        if self.noise == "correlated":
+            return True
+        if self.noise != "auto" or self.preset is not None or np.isnan(frames).any():
             return False
-        spectra = _spectra(frames)
-        if wanted and spectra is None:
-            raise InputError(
-                f"correlated noise can be told of pictures of {SMALLEST} x {SMALLEST} pixels or "
-                "more that have noise everywhere: take noise gaussian"
-            )
-        return wanted or (spectra is not None and any(s.is_clear for s in spectra))
+        ways = [frames]
+        if by_signal is not None:
+            ways.append(Units.of(frames, by_signal).stabilise(frames))
+        return any(spectrum.is_clear for way in ways for spectrum in _spectra(way) or ())
 
     def _stabilisers(self, frames: Array) -> tuple[PoissonGaussian, ...] | None:
         """Return the noise of each channel of frames if it is to count as signal-dependent."""
@@ -174,6 +190,12 @@ class Wishes:
             noise if least <= level else PoissonGaussian(0.0, least**2)
             for noise, level, least in zip(noises, levels, raised, strict=True)
         )
+
+
+def _levels_of_spectra(channels: Sequence[Array]) -> Array:
+    """Return the level of correlated noise of channels (F, R, C), (K,); 0 where there is none."""
+    found = map(Spectrum.of, channels)
+    return np.array([0.0 if spectrum is None else spectrum.level for spectrum in found])
 
 
 def _spectra(frames: Array) -> tuple[Spectrum, ...] | None:
@@ -218,14 +240,14 @@ def _centre(frames: Array) -> Array:
     return frames[:1, rows, columns]
 
 
-def _correlation(frames: Array) -> Array:
+def _correlation(frames: Array, estimated: Callable[[Sequence[Array]], Array]) -> Array:
     """Return the correlation (K, K) of the noise of the channels of frames whose noise is 1: by its
     level in the sums and differences of two channels.
     """
     correlation = np.eye(frames.shape[3])
     for pair in itertools.combinations(range(len(correlation)), 2):
         one, other = (frames[..., k] for k in pair)
-        both, apart = _estimated([one + other, one - other])
+        both, apart = estimated([one + other, one - other])
         correlation[pair] = correlation[pair[::-1]] = np.clip((both**2 - apart**2) / 4, -1, 1)
     return correlation
 
