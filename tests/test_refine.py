@@ -5,7 +5,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from truvae import refine as module
 from truvae.refine import _by_coefficients, _by_entries, refine
 
 
@@ -47,6 +50,40 @@ def test_it_brings_a_rough_estimate_nearer():
     rough = clean + 0.2 * torch.randn(clean.shape, generator=g, dtype=torch.float64)
     refined = refine(noisy, rough, 0.4, 6)
     assert rms(refined - clean) < 0.75 * rms(rough - clean)
+
+
+def smooth(picture):
+    """Average a picture (R, C) over 15 x 15 pixels, as patches of 8 x 8 do where it is flat."""
+    return torch.nn.functional.avg_pool2d(picture[None], 15, 1, 7, count_include_pad=False)[0]
+
+
+@pytest.mark.parametrize(("slope", "most"), [(0.0, 0.85), (0.02, 1.02), (0.1, 1.02)])
+def test_flat_places_become_flatter_than_by_the_nearest_patches(slope, most, monkeypatch):
+    """Those nearest in an estimate share its error: their average has it, too. Shading stays."""
+    clean = slope * torch.arange(96.0).expand(96, 96)
+    noisy = clean + torch.randn(96, 96, generator=torch.Generator().manual_seed(0))
+    first = smooth(noisy)
+    drawn = rms(refine(noisy, first, 1.0, 8) - clean)
+    monkeypatch.setattr(module, "_TOO_VARIED", 0.0)  # the nearest ones everywhere
+    assert drawn < most * rms(refine(noisy, first, 1.0, 8) - clean)
+
+
+def distances(means, n=4, sigma=1.0):
+    """Return what becomes of distances of 0.1 between patches of 64 entries with these means."""
+    distance = torch.full((1, len(means)), 0.1)
+    return module._scattered(distance, torch.arange(len(means))[None], means, n, sigma, 64)
+
+
+@given(st.integers(8, 200), st.integers(0, 2**16))
+def test_patches_are_drawn_of_those_alike_only(n, seed):
+    g = torch.Generator().manual_seed(seed)
+    same = 0.1 * torch.randn(n, generator=g) / 8
+    drawn = distances(same)
+    assert len(drawn.unique()) == n and drawn.min() >= 0 and drawn.max() < 64**0.5
+    assert (distances(same, n=n) == 0.1).all()  # too few to choose from
+    varied = torch.where(torch.arange(n) % 2 == 0, -0.3, 0.3)  # by more than noise of 1 / 8
+    assert (distances(varied) == 0.1).all()
+    assert (distances(same, sigma=1e-3) == 0.1).all()  # not alike beside so little noise
 
 
 @pytest.mark.parametrize("missing", [False, True])

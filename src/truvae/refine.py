@@ -32,6 +32,10 @@ _Tile = tuple[list[int], list[int], list[int]]
 _STRIDE, _DENSE, _TILE, _FRAMES = 3, 2, 16, 3
 # Candidates of which copies are made at a time.
 _COMPARED = 1 << 13
+# Patches differ by nothing but noise if their estimates do by less than this share of its variance
+# and twice as many as are needed are such, whose noisy means vary by no more than noise makes them,
+# and this share. The golden ratio, in 65536ths, scatters evenly what is drawn of them.
+_ALIKE, _ENOUGH, _TOO_VARIED, _GOLDEN = 0.1, 2, 1.05, 40503
 # Where pixels are missing every patch has a system of equations of its own: so many patches of a
 # group are estimated, those nearest to the reference.
 _ESTIMATED = 8
@@ -108,14 +112,18 @@ def refine(
     complete = bool(noisy.isfinite().all())
     posterior_of = _complete if complete else _incomplete
     stride = min(_STRIDE if complete else _DENSE, size)
-    reaches = _FRAMES, reach, reach
+    reaches, means = (_FRAMES, reach, reach), _means(data)
     tiles = deque(ranks.mine(_tiles(pilot.places, stride)))
 
     @torch.no_grad()
     def look(tile: _Tile) -> Posterior:
         around = [_around(*axis) for axis in zip(tile, reaches, pilot.places, strict=True)]
         references, candidates = (_numbers(x, pilot.places, noisy.device) for x in (tile, around))
-        near = _nearest(pilot, references, candidates, n_near)
+        distance = _distances(pilot, references, candidates)
+        if complete:
+            away = candidates - references[:, None]
+            distance = _scattered(distance, away, means[candidates], n_near, sigma, data.n_entries)
+        near = _nearest(distance, references, candidates, n_near)
         return posterior_of(data, pilot, near, sigma**2, spare**2)
 
     # Threads inside of these small steps do not speed them up.
@@ -166,7 +174,8 @@ def refine_recording(
     def look(some: Tensor) -> Posterior:
         first, end = max(0, int(some[0]) - reach), min(last, int(some[-1]) + reach + 1)
         around = torch.arange(first, end, device=noisy.device)
-        return _complete(data, pilot, _nearest(pilot, some, around, _NEAR), sigma**2, 0.0)
+        near = _nearest(_distances(pilot, some, around), some, around, _NEAR)
+        return _complete(data, pilot, near, sigma**2, 0.0)
 
     posteriors = side_by_side(look, references.split(_TOGETHER), noisy.device)
     mean, variance = merge_moments(data, posteriors, _DOUBT * sigma**2)
@@ -268,15 +277,59 @@ def _numbers(
     return (first * places[2] + column).flatten()
 
 
-def _nearest(patches: Patches, references: Tensor, candidates: Tensor, n: int) -> Tensor:
-    """Return the `n` candidates nearest to each reference in Euclidean distance: (B, n).
+def _distances(patches: Patches, references: Tensor, candidates: Tensor) -> Tensor:
+    """Return the Euclidean distances of references from candidates, (B, m)."""
+    from_here = patches[references]
+    parts = (torch.cdist(from_here, patches[some]) for some in candidates.split(_COMPARED))
+    return torch.cat([*parts], 1)
+
+
+def _means(patches: Patches) -> Tensor:
+    """Return the means of patches less that of all, (N,), which keeps their squares exact."""
+    means = torch.cat([block.mean(1) for block in patches.blocks()])
+    return means - means.mean()
+
+
+def _scattered(
+    distance: Tensor, away: Tensor, means: Tensor, n: int, sigma: float, n_entries: int
+) -> Tensor:
+    """Return distances (B, m) by which neighbours are drawn evenly of all patches that are alike,
+    where these differ by nothing but noise.
+
+    Those nearest in an estimate would be those that share its error, so that it stays in their
+    average.
+
+    Parameters
+    ----------
+    distance
+        Between estimates of patches.
+    away
+        (B, m), numbers of the candidates less those of the references.
+    means
+        Of the candidates as they are, noisy, (m,).
+    n
+        How many neighbours are needed.
+    sigma
+        Standard deviation of the noise.
+    n_entries
+        Of a patch.
+    """
+    most = sigma * (_ALIKE * n_entries) ** 0.5
+    alike = distance < most
+    weights = alike.to(means)
+    count = weights.sum(1).clamp(min=1)
+    variance = weights @ means.square() / count - (weights @ means / count).square()
+    even = (variance <= _TOO_VARIED * sigma**2 / n_entries) & (count >= _ENOUGH * n)
+    drawn = (away * _GOLDEN & 0xFFFF) * (most / 0x10000)
+    return torch.where(alike & even[:, None], drawn.to(distance), distance)
+
+
+def _nearest(distance: Tensor, references: Tensor, candidates: Tensor, n: int) -> Tensor:
+    """Return the `n` candidates nearest to each reference, by distances (B, m): (B, n).
 
     The reference itself comes first, also where others equal it, so that no pixel is left out.
     """
-    from_here = patches[references]
-    parts = (torch.cdist(from_here, patches[some]) for some in candidates.split(_COMPARED))
-    distance = torch.cat([*parts], 1)
-    distance.masked_fill_(candidates == references[:, None], -1.0)
+    distance = distance.masked_fill(candidates == references[:, None], -1.0)
     nearest = distance.topk(min(n, len(candidates)), largest=False).indices
     return candidates[nearest]
 
