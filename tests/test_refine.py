@@ -57,33 +57,55 @@ def smooth(picture):
     return torch.nn.functional.avg_pool2d(picture[None], 15, 1, 7, count_include_pad=False)[0]
 
 
-@pytest.mark.parametrize(("slope", "most"), [(0.0, 0.85), (0.02, 1.02), (0.1, 1.02)])
-def test_flat_places_become_flatter_than_by_the_nearest_patches(slope, most, monkeypatch):
+@pytest.mark.parametrize(
+    ("columns", "slope", "most"),
+    [(96, 0.0, 0.85), (240, 0.0, 0.85), (96, 0.02, 1.02), (96, 0.1, 1.02)],
+)
+def test_flat_places_become_flatter_than_by_the_nearest_patches(columns, slope, most, monkeypatch):
     """Those nearest in an estimate share its error: their average has it, too. Shading stays."""
-    clean = slope * torch.arange(96.0).expand(96, 96)
-    noisy = clean + torch.randn(96, 96, generator=torch.Generator().manual_seed(0))
+    clean = slope * torch.arange(float(columns)).expand(96, columns)
+    noisy = clean + torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     first = smooth(noisy)
     drawn = rms(refine(noisy, first, 1.0, 8) - clean)
     monkeypatch.setattr(module, "_TOO_VARIED", 0.0)  # the nearest ones everywhere
     assert drawn < most * rms(refine(noisy, first, 1.0, 8) - clean)
 
 
-def distances(means, n=4, sigma=1.0):
-    """Return what becomes of distances of 0.1 between patches of 64 entries with these means."""
-    distance = torch.full((1, len(means)), 0.1)
-    return module._scattered(distance, torch.arange(len(means))[None], means, n, sigma, 64)
+def distances(means, far=None, n=4, sigma=1.0):
+    """Return what becomes of distances of 0.1, or more, of patches of 64 entries with means."""
+    means = torch.as_tensor(means).view(len(means), -1)
+    distance = torch.full((1, len(means)), 0.1) if far is None else far[None]
+    drawn = (torch.arange(len(means))[None] + 0.5) / len(means)
+    return module._scattered(distance, drawn, means, n, sigma, 64 * means.shape[1])[0]
 
 
-@given(st.integers(8, 200), st.integers(0, 2**16))
-def test_patches_are_drawn_of_those_alike_only(n, seed):
+@given(st.integers(16, 200), st.sampled_from([0.0, 30.0, -1e3]), st.integers(0, 2**16))
+def test_patches_are_drawn_of_those_alike_only(n, offset, seed):
     g = torch.Generator().manual_seed(seed)
-    same = 0.1 * torch.randn(n, generator=g) / 8
-    drawn = distances(same)
-    assert len(drawn.unique()) == n and drawn.min() >= 0 and drawn.max() < 64**0.5
+    same = offset + 0.1 * torch.randn(n, generator=g) / 8
+    far = torch.where(torch.arange(n) % 4 == 0, 100.0, 0.1)
+    drawn = distances(same, far)
+    assert ((drawn == far) == (far == 100)).all()
+    assert (drawn[far < 100].diff() > 0).all() and drawn[far < 100].max() < 64**0.5
     assert (distances(same, n=n) == 0.1).all()  # too few to choose from
-    varied = torch.where(torch.arange(n) % 2 == 0, -0.3, 0.3)  # by more than noise of 1 / 8
-    assert (distances(varied) == 0.1).all()
     assert (distances(same, sigma=1e-3) == 0.1).all()  # not alike beside so little noise
+    # Means that vary by more than noise, 1 / 8, does: of a channel, or of one against another.
+    varied = offset + torch.where(torch.arange(n) % 2 == 0, -0.2, 0.2)
+    assert (distances(varied) == 0.1).all()
+    assert (distances(torch.stack([varied, same, -varied], 1)) == 0.1).all()
+
+
+@given(st.integers(41, 1100), st.integers(41, 80), st.integers(0, 2**16))
+def test_they_are_drawn_from_all_around(columns, rows, seed):
+    """A mean of 32 random ones of 41 x 41 places would be 0.177 of their deviation away."""
+    places = (1, rows, columns)
+    row, column = (axis.flatten() for axis in np.mgrid[:41, :41])
+    order = module._order(torch.as_tensor(row * columns + column), places)
+    first = int(np.random.default_rng(seed).integers(len(row)))
+    drawn = ((order - order[first]) % 0x10000).topk(32, largest=False).indices.numpy()
+    for axis in (row, column):
+        assert abs(axis[drawn].mean() - 20) < 0.4 * axis.std()
+        assert 0.7 < axis[drawn].std() / axis.std() < 1.3
 
 
 @pytest.mark.parametrize("missing", [False, True])

@@ -125,6 +125,7 @@ def test_a_model_cut_short_counts_from_half_of_its_epochs_if_the_other_has_no_we
     )
     assert result.covariances == ["isotropic", "dct"][: 1 + kept]
     assert result.epochs == (n if kept else len(epochs))
+    # Not looked at again, since it was stopped.
     assert len(epochs) < 20 and rmse(result.restored, clean) < 20 / 1.5
 
 

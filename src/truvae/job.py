@@ -341,7 +341,11 @@ class Job:
         return looks > 0 and self.units.noise is None
 
     def _unclipped(self, images: Tensor, estimates: Tensor | None = None) -> Tensor:
-        """Return frames as if no noise had been cut off."""
+        """Return images as if no noise had been cut off.
+
+        Correlated noise was cut off before it was whitened: what is returned then comes from the
+        frames as they were given, which are complete.
+        """
         if not self._may_be_cut_off or self.told == 0:
             return images
         if self.units.spectra is None:

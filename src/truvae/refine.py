@@ -32,10 +32,12 @@ _Tile = tuple[list[int], list[int], list[int]]
 _STRIDE, _DENSE, _TILE, _FRAMES = 3, 2, 16, 3
 # Candidates of which copies are made at a time.
 _COMPARED = 1 << 13
-# Patches differ by nothing but noise if their estimates do by less than this share of its variance
-# and twice as many as are needed are such, whose noisy means vary by no more than noise makes them,
-# and this share. The golden ratio, in 65536ths, scatters evenly what is drawn of them.
-_ALIKE, _ENOUGH, _TOO_VARIED, _GOLDEN = 0.1, 2, 1.05, 40503
+# Patches count as those that differ by nothing but noise if their estimates do by less than this
+# share of its variance, twice as many as are needed are such, and their noisy means vary by no more
+# than noise makes them, and this share.
+_ALIKE, _ENOUGH, _TOO_VARIED = 0.1, 2, 1.05
+# Multiples of these, modulo 65536, are spread evenly, by frame, row and column of a place.
+_STEPS, _MODULUS = (40503, 49472, 37345), 0x10000
 # Where pixels are missing every patch has a system of equations of its own: so many patches of a
 # group are estimated, those nearest to the reference.
 _ESTIMATED = 8
@@ -112,7 +114,8 @@ def refine(
     complete = bool(noisy.isfinite().all())
     posterior_of = _complete if complete else _incomplete
     stride = min(_STRIDE if complete else _DENSE, size)
-    reaches, means = (_FRAMES, reach, reach), _means(data)
+    reaches = _FRAMES, reach, reach
+    means = _means(data) if complete else noisy  # which is not asked for then
     tiles = deque(ranks.mine(_tiles(pilot.places, stride)))
 
     @torch.no_grad()
@@ -121,8 +124,9 @@ def refine(
         references, candidates = (_numbers(x, pilot.places, noisy.device) for x in (tile, around))
         distance = _distances(pilot, references, candidates)
         if complete:
-            away = candidates - references[:, None]
-            distance = _scattered(distance, away, means[candidates], n_near, sigma, data.n_entries)
+            order = [_order(places, pilot.places) for places in (references, candidates)]
+            drawn = (order[1] - order[0][:, None]) % _MODULUS / _MODULUS
+            distance = _scattered(distance, drawn, means[candidates], n_near, sigma, data.n_entries)
         near = _nearest(distance, references, candidates, n_near)
         return posterior_of(data, pilot, near, sigma**2, spare**2)
 
@@ -285,28 +289,38 @@ def _distances(patches: Patches, references: Tensor, candidates: Tensor) -> Tens
 
 
 def _means(patches: Patches) -> Tensor:
-    """Return the means of patches less that of all, (N,), which keeps their squares exact."""
-    means = torch.cat([block.mean(1) for block in patches.blocks()])
-    return means - means.mean()
+    """Return the mean of each channel of patches, (N, K)."""
+    blocks = (block.view(len(block), patches.n_channels, -1) for block in patches.blocks())
+    return torch.cat([block.mean(2) for block in blocks])
+
+
+def _order(numbers: Tensor, places: tuple[int, int, int]) -> Tensor:
+    """Return numbers of patches as others, which are spread evenly modulo `_MODULUS` wherever they
+    begin in a row or a column.
+    """
+    _, rows, columns = places
+    axes = numbers // (rows * columns), numbers // columns % rows, numbers % columns
+    first, *others = (axis * step for axis, step in zip(axes, _STEPS, strict=True))
+    return sum(others, first)
 
 
 def _scattered(
-    distance: Tensor, away: Tensor, means: Tensor, n: int, sigma: float, n_entries: int
+    distance: Tensor, drawn: Tensor, means: Tensor, n: int, sigma: float, n_entries: int
 ) -> Tensor:
     """Return distances (B, m) by which neighbours are drawn evenly of all patches that are alike,
-    where these differ by nothing but noise.
+    where these seem to differ by nothing but noise.
 
     Those nearest in an estimate would be those that share its error, so that it stays in their
-    average.
+    average. Weak texture that does not change the mean of a patch passes for noise.
 
     Parameters
     ----------
     distance
         Between estimates of patches.
-    away
-        (B, m), numbers of the candidates less those of the references.
+    drawn
+        (B, m), numbers in [0, 1): those with the least are drawn.
     means
-        Of the candidates as they are, noisy, (m,).
+        Of each channel of the candidates as they are, noisy, (m, K).
     n
         How many neighbours are needed.
     sigma
@@ -316,12 +330,12 @@ def _scattered(
     """
     most = sigma * (_ALIKE * n_entries) ** 0.5
     alike = distance < most
-    weights = alike.to(means)
-    count = weights.sum(1).clamp(min=1)
+    weights, means = alike.double(), means.double()  # of a difference between squares
+    count = weights.sum(1, keepdim=True).clamp(min=1)
     variance = weights @ means.square() / count - (weights @ means / count).square()
-    even = (variance <= _TOO_VARIED * sigma**2 / n_entries) & (count >= _ENOUGH * n)
-    drawn = (away * _GOLDEN & 0xFFFF) * (most / 0x10000)
-    return torch.where(alike & even[:, None], drawn.to(distance), distance)
+    by_noise = sigma**2 * means.shape[1] / n_entries
+    even = (variance <= _TOO_VARIED * by_noise).all(1, keepdim=True) & (count >= _ENOUGH * n)
+    return torch.where(alike & even, most * drawn.to(distance), distance)
 
 
 def _nearest(distance: Tensor, references: Tensor, candidates: Tensor, n: int) -> Tensor:

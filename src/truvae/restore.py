@@ -109,7 +109,8 @@ def denoise(
         released code.
     sigma
         Standard deviation of the noise in units of `image`, only if it is known; it is learned
-        or estimated otherwise.
+        or estimated otherwise. All channels have it; where noise is correlated, it is the rms of
+        theirs, whose ratios are estimated.
     patch_size, n_latents, hidden, n_states, epochs
         Override what is chosen from the size of the picture and its noise: side of the patches in
         pixels, binary latents, units of each hidden layer of the decoder, variational states of

@@ -74,11 +74,9 @@ class Wishes:
             return
         if np.isnan(frames).any():
             raise InputError(f"{name}correlated noise needs a picture without missing pixels")
-        if _spectra(frames[..., frames.std((0, 1, 2)) > 0]) is None:
-            raise InputError(
-                f"{name}correlated noise can be told of pictures of {SMALLEST} x {SMALLEST} pixels "
-                "or more that have noise everywhere: take noise gaussian"
-            )
+        varying = frames.max((0, 1, 2)) > frames.min((0, 1, 2))
+        if _spectra(frames[..., varying]) is None:
+            raise _no_spectrum(name)
 
     def options(self) -> dict[str, Any]:
         """Return all of it by name."""
@@ -115,6 +113,8 @@ class Wishes:
             noise = self._stabilisers(turn.forward(frames[:, ::apart, ::apart]))
         units = Units.of(frames, noise, turn=turn)
         spectra = _spectra(units.stabilise(frames)) if correlated else None
+        if self.noise == "correlated" and spectra is None:
+            raise _no_spectrum()
         if spectra is not None:
             units = Units.of(frames, noise, turn=turn, spectra=spectra)
             found = np.array([spectrum.level for spectrum in spectra])
@@ -135,8 +135,11 @@ class Wishes:
         """Return the same as `_stabilisers` of pixels so far from each other that correlated noise
         is independent: that of neighbours says too little.
         """
-        enough = min(frames.shape[1:3]) >= SMALLEST
-        return self._stabilisers(frames[:, ::_APART, ::_APART]) if enough else None
+        wanted = self.noise in ("auto", "correlated") and min(frames.shape[1:3]) >= SMALLEST
+        some = frames[:, ::_APART, ::_APART]
+        # So few may be constant, or missing, though the frames are not.
+        wanted = wanted and bool((some.max((0, 1, 2)) > some.min((0, 1, 2))).all())
+        return self._stabilisers(some) if wanted else None
 
     def _turn(self, frames: Array, by_signal: bool, correlated: bool) -> Turn | None:
         """Return the turn of frames to channels whose noise is independent, if that of theirs is
@@ -190,6 +193,14 @@ class Wishes:
             noise if least <= level else PoissonGaussian(0.0, least**2)
             for noise, level, least in zip(noises, levels, raised, strict=True)
         )
+
+
+def _no_spectrum(name: str = "") -> InputError:
+    """Return the error for frames, by name, whose noise has no spectrum."""
+    return InputError(
+        f"{name}correlated noise can be told of pictures of {SMALLEST} x {SMALLEST} pixels or more "
+        "that have noise everywhere: take noise gaussian"
+    )
 
 
 def _levels_of_spectra(channels: Sequence[Array]) -> Array:
