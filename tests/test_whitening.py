@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import convolve
 from skimage.data import brick, camera, coffee, gravel
+from test_censored import spots, subtracted
 from test_cli import called
 from test_stabilise import scene
 
@@ -108,6 +109,15 @@ def test_the_level_before_noise_was_cut_off(dark):
     noisy = clean + 30 * smoothed((128, 128), _KERNELS["square"])
     spectrum = Spectrum.of(np.clip(np.round(noisy), 0, 255)[None])
     assert spectrum.level == pytest.approx(30, rel=0.1)
+
+
+@pytest.mark.parametrize("side", [96, 128])
+@pytest.mark.parametrize("background", [-1.5, -0.5, 0.5])
+@pytest.mark.parametrize("sigma", [5, 15])
+def test_spots_on_a_background_that_was_cut_off_are_no_noise(side, background, sigma):
+    noisy = subtracted(spots(side=side), sigma, background)
+    spectrum = Spectrum.of(noisy[None].astype(float))
+    assert spectrum is None or not spectrum.is_clear
 
 
 @pytest.mark.parametrize("picture", [camera, brick, gravel])

@@ -49,7 +49,7 @@ class Spectrum:
         squared units of the picture: at k / (2 B) cycles per pixel along columns and along rows.
     empty
         Shares of the blocks of the picture, in [0, 1], that hold hardly anything but noise: where
-        it is strong, and at all frequencies.
+        it is strong, and at all frequencies; 0 where noise was cut off nearly everywhere.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class Spectrum:
         most = _MOST // len(frames)
         standard = (frames - frames.mean()) / spread
         blocks = [_squares(frame, most) for frame in standard]
-        squares, cut = (np.concatenate(each) for each in zip(*blocks, strict=True))
+        squares, cut = (np.concatenate([block[k] for block in blocks]) for k in (0, 1))
         black, white = _halves()
         powers = np.median(squares, 0) / 0.455  # what the median is of a square of mean 1
         if not powers[black | white].all():
@@ -110,6 +110,8 @@ class Spectrum:
                 return None
         powers = _without_shading(powers)
         strong, all_ = (_empty(squares, p, black | white) for p in (_floored(powers), powers))
+        if not all(sound for _, _, sound in blocks):  # what is hardly seen is never clear
+            strong = all_ = 0.0
         return cls(spread**2 * powers.reshape(_BLOCK, _BLOCK).astype(float), (strong, all_))
 
     @property
@@ -170,11 +172,12 @@ def _filtered(frames: Array, gains: Array) -> Array:
     return np.stack([filtered(frame) for frame in frames.astype(float)])
 
 
-def _squares(frame: Array, most: int) -> tuple[Array, Array]:
+def _squares(frame: Array, most: int) -> tuple[Array, Array, bool]:
     """Return the squares of the cosine coefficients of blocks of a frame (R, C), about so many at
     most, (n, B^2), and the shares of their pixels at the ends of the range, where noise may be cut
     off, (n,). Blocks of which much is constant, as margins are, are left out, and those with much
-    at the ends if there are others.
+    at the ends if most are others; else all count, as if nothing were cut off. And whether
+    there were enough without any of that.
     """
     from scipy.fft import dctn
 
@@ -185,12 +188,17 @@ def _squares(frame: Array, most: int) -> tuple[Array, Array]:
         for x in (frame.astype(np.float32), ends, _is_constant(frame) & ~ends)
     )
     cut, constant = cut.mean((1, 2)), constant.mean((1, 2))
-    for most_cut, most_constant in ((_CUT, _CUT), (_HALF, _CUT), (1, 1)):
-        chosen = (cut <= most_cut) & (constant <= most_constant)
-        if chosen.sum() >= _FEWEST:
-            break
+    whole = constant <= _CUT
+    sound, half = whole & (cut <= _CUT), whole & (cut <= _HALF)
+    if sound.sum() >= _FEWEST:
+        chosen = sound
+    elif half.sum() >= max(_FEWEST, len(half) / 2):
+        chosen = half
+    else:  # what is left are the few places with signal
+        chosen = np.ones_like(whole)
+        cut = np.where(chosen, 0.0, cut)
     blocks = np.asarray(dctn(blocks[chosen], axes=(1, 2), norm="ortho"))
-    return (blocks**2).reshape(-1, _BLOCK**2), cut[chosen]
+    return (blocks**2).reshape(-1, _BLOCK**2), cut[chosen], chosen is sound
 
 
 def _is_constant(frame: Array) -> Array:
