@@ -115,7 +115,7 @@ def refine(
     posterior_of = _complete if complete else _incomplete
     stride = min(_STRIDE if complete else _DENSE, size)
     reaches = _FRAMES, reach, reach
-    means = _means(data) if complete else noisy  # which is not asked for then
+    means = _means(data) if complete else None
     tiles = deque(ranks.mine(_tiles(pilot.places, stride)))
 
     @torch.no_grad()
@@ -123,9 +123,9 @@ def refine(
         around = [_around(*axis) for axis in zip(tile, reaches, pilot.places, strict=True)]
         references, candidates = (_numbers(x, pilot.places, noisy.device) for x in (tile, around))
         distance = _distances(pilot, references, candidates)
-        if complete:
-            order = [_order(places, pilot.places) for places in (references, candidates)]
-            drawn = (order[1] - order[0][:, None]) % _MODULUS / _MODULUS
+        if means is not None:
+            order, first = (_order(x, pilot.places) for x in (candidates, references))
+            drawn = (order - first[:, None]) % _MODULUS / _MODULUS
             distance = _scattered(distance, drawn, means[candidates], n_near, sigma, data.n_entries)
         near = _nearest(distance, references, candidates, n_near)
         return posterior_of(data, pilot, near, sigma**2, spare**2)
@@ -299,9 +299,9 @@ def _order(numbers: Tensor, places: tuple[int, int, int]) -> Tensor:
     begin in a row or a column.
     """
     _, rows, columns = places
-    axes = numbers // (rows * columns), numbers // columns % rows, numbers % columns
-    first, *others = (axis * step for axis, step in zip(axes, _STEPS, strict=True))
-    return sum(others, first)
+    by_frame, by_row, by_column = _STEPS
+    frame, row, column = numbers // (rows * columns), numbers // columns % rows, numbers % columns
+    return frame * by_frame + row * by_row + column * by_column
 
 
 def _scattered(

@@ -195,8 +195,7 @@ def _squares(frame: Array, most: int) -> tuple[Array, Array, bool]:
     elif half.sum() >= max(_FEWEST, len(half) / 2):
         chosen = half
     else:  # what is left are the few places with signal
-        chosen = np.ones_like(whole)
-        cut = np.where(chosen, 0.0, cut)
+        chosen, cut = np.ones_like(whole), np.zeros_like(cut)
     blocks = np.asarray(dctn(blocks[chosen], axes=(1, 2), norm="ortho"))
     return (blocks**2).reshape(-1, _BLOCK**2), cut[chosen], chosen is sound
 

@@ -74,8 +74,7 @@ class Wishes:
             return
         if np.isnan(frames).any():
             raise InputError(f"{name}correlated noise needs a picture without missing pixels")
-        varying = frames.max((0, 1, 2)) > frames.min((0, 1, 2))
-        if _spectra(frames[..., varying]) is None:
+        if _spectra(frames[..., _varies(frames)]) is None:
             raise _no_spectrum(name)
 
     def options(self) -> dict[str, Any]:
@@ -138,8 +137,7 @@ class Wishes:
         wanted = self.noise in ("auto", "correlated") and min(frames.shape[1:3]) >= SMALLEST
         some = frames[:, ::_APART, ::_APART]
         # So few may be constant, or missing, though the frames are not.
-        wanted = wanted and bool((some.max((0, 1, 2)) > some.min((0, 1, 2))).all())
-        return self._stabilisers(some) if wanted else None
+        return self._stabilisers(some) if wanted and _varies(some).all() else None
 
     def _turn(self, frames: Array, by_signal: bool, correlated: bool) -> Turn | None:
         """Return the turn of frames to channels whose noise is independent, if that of theirs is
@@ -193,6 +191,12 @@ class Wishes:
             noise if least <= level else PoissonGaussian(0.0, least**2)
             for noise, level, least in zip(noises, levels, raised, strict=True)
         )
+
+
+def _varies(frames: Array) -> Array:
+    """Return which channels of frames (F, R, C, K) have no gaps and more than one value, (K,)."""
+    varies: Array = frames.max((0, 1, 2)) > frames.min((0, 1, 2))
+    return varies
 
 
 def _no_spectrum(name: str = "") -> InputError:
