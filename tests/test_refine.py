@@ -1,15 +1,14 @@
 """The second look, against a dense and slow one."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truvae import refine as module
-from truvae.refine import _by_coefficients, _by_entries, refine
+from truvae import neighbours
+from truvae.groups import _by_coefficients, _by_entries
+from truvae.refine import refine
 
 
 def scene(rows=30, columns=26, sigma=0.4, seed=0):
@@ -67,7 +66,7 @@ def test_flat_places_become_flatter_than_by_the_nearest_patches(columns, slope, 
     noisy = clean + torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     first = smooth(noisy)
     drawn = rms(refine(noisy, first, 1.0, 8) - clean)
-    monkeypatch.setattr(module, "_TOO_VARIED", 0.0)  # the nearest ones everywhere
+    monkeypatch.setattr(neighbours, "_TOO_VARIED", 0.0)  # the nearest ones everywhere
     assert drawn < most * rms(refine(noisy, first, 1.0, 8) - clean)
 
 
@@ -76,7 +75,7 @@ def distances(means, far=None, n=4, sigma=1.0):
     means = torch.as_tensor(means).view(len(means), -1)
     distance = torch.full((1, len(means)), 0.1) if far is None else far[None]
     drawn = (torch.arange(len(means))[None] + 0.5) / len(means)
-    return module._scattered(distance, drawn, means, n, sigma, 64 * means.shape[1])[0]
+    return neighbours.scattered(distance, drawn, means, n, sigma, 64 * means.shape[1])[0]
 
 
 @given(st.integers(16, 200), st.sampled_from([0.0, 30.0, -1e3]), st.integers(0, 2**16))
@@ -100,7 +99,7 @@ def test_they_are_drawn_from_all_around(columns, rows, seed):
     """A mean of 32 random ones of 41 x 41 places would be 0.177 of their deviation away."""
     places = (1, rows, columns)
     row, column = (axis.flatten() for axis in np.mgrid[:41, :41])
-    order = module._order(torch.as_tensor(row * columns + column), places)
+    order = neighbours._order(torch.as_tensor(row * columns + column), places)
     first = int(np.random.default_rng(seed).integers(len(row)))
     drawn = ((order - order[first]) % 0x10000).topk(32, largest=False).indices.numpy()
     for axis in (row, column):
@@ -202,7 +201,7 @@ def test_candidates_are_compared_in_parts(monkeypatch):
         return distances(some, others)
 
     monkeypatch.setattr(torch, "cdist", told)
-    monkeypatch.setattr(sys.modules["truvae.refine"], "_COMPARED", 37)
+    monkeypatch.setattr(neighbours, "_COMPARED", 37)
     torch.testing.assert_close(refine(noisy, rough, 0.4, 6), found)
     assert max(compared) == 37
 

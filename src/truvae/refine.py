@@ -1,11 +1,8 @@
 """The second look: every patch again, with its nearest patches in the first estimate as its prior.
 
 The model describes all patches of a picture with one decoder. Once its estimate is there, the
-patches around a place that look most alike in it tell more about that place: their mean and
-covariance are a Gaussian prior of the noise-free patch, and the posterior mean under it is the
-second step of non-local Bayes (Lebrun, Buades and Morel 2013, doi:10.1137/120874989). Missing
-pixels are left out of the likelihood, so that they follow from the known ones alone (Yu, Sapiro
-and Mallat 2012, doi:10.1109/TIP.2011.2176743, do so with Gaussians that all patches share).
+patches around a place that look most alike in it (see `neighbours`) tell more about that place:
+they are a Gaussian prior of the noise-free patch (see `groups`).
 """
 
 from collections import deque
@@ -16,7 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from truvae import groups
 from truvae.chunks import near_groups
+from truvae.neighbours import distances, drawn, means, nearest, scattered
 from truvae.patches import Patches, every, merge, merge_moments
 from truvae.ranks import ALONE, Ranks
 from truvae.threads import side_by_side
@@ -30,19 +29,9 @@ _Tile = tuple[list[int], list[int], list[int]]
 # than 0.01 dB), where pixels are missing on every second one; those in tiles of so many pixels
 # share their candidates, which lie in so many frames before and after theirs, too.
 _STRIDE, _DENSE, _TILE, _FRAMES = 3, 2, 16, 3
-# Candidates of which copies are made at a time.
-_COMPARED = 1 << 13
-# Patches count as those that differ by nothing but noise if their estimates do by less than this
-# share of its variance, twice as many as are needed are such, and their noisy means vary by no more
-# than noise makes them, and this share.
-_ALIKE, _ENOUGH, _TOO_VARIED = 0.1, 2, 1.05
-# Multiples of these, modulo 65536, are spread evenly, by frame, row and column of a place.
-_STEPS, _MODULUS = (40503, 49472, 37345), 0x10000
 # Where pixels are missing every patch has a system of equations of its own: so many patches of a
 # group are estimated, those nearest to the reference.
 _ESTIMATED = 8
-# What is added to a diagonal, over its trace and the precision of its numbers.
-_JITTER = 8
 # The error of a patch estimate that its posterior variance does not know of, in units of the noise.
 _DOUBT = 0.02
 # Of a recording: seconds of a window, and how far around it to look for those most like it; the
@@ -112,22 +101,22 @@ def refine(
     data, pilot = Patches(noisy, size), Patches(estimate.to(noisy), size)
     n_near = min(n_near, len(data))
     complete = bool(noisy.isfinite().all())
-    posterior_of = _complete if complete else _incomplete
+    posterior_of = _of_all if complete else _of_nearest
     stride = min(_STRIDE if complete else _DENSE, size)
     reaches = _FRAMES, reach, reach
-    means = _means(data) if complete else None
+    noisy_means = means(data) if complete else None
     tiles = deque(ranks.mine(_tiles(pilot.places, stride)))
 
     @torch.no_grad()
     def look(tile: _Tile) -> Posterior:
         around = [_around(*axis) for axis in zip(tile, reaches, pilot.places, strict=True)]
         references, candidates = (_numbers(x, pilot.places, noisy.device) for x in (tile, around))
-        distance = _distances(pilot, references, candidates)
-        if means is not None:
-            order, first = (_order(x, pilot.places) for x in (candidates, references))
-            drawn = (order - first[:, None]) % _MODULUS / _MODULUS
-            distance = _scattered(distance, drawn, means[candidates], n_near, sigma, data.n_entries)
-        near = _nearest(distance, references, candidates, n_near)
+        distance = distances(pilot, references, candidates)
+        if noisy_means is not None:
+            draws = drawn(references, candidates, pilot.places)
+            known = noisy_means[candidates]
+            distance = scattered(distance, draws, known, n_near, sigma, data.n_entries)
+        near = nearest(distance, references, candidates, n_near)
         return posterior_of(data, pilot, near, sigma**2, spare**2)
 
     # Threads inside of these small steps do not speed them up.
@@ -178,8 +167,8 @@ def refine_recording(
     def look(some: Tensor) -> Posterior:
         first, end = max(0, int(some[0]) - reach), min(last, int(some[-1]) + reach + 1)
         around = torch.arange(first, end, device=noisy.device)
-        near = _nearest(_distances(pilot, some, around), some, around, _NEAR)
-        return _complete(data, pilot, near, sigma**2, 0.0)
+        near = nearest(distances(pilot, some, around), some, around, _NEAR)
+        return _of_all(data, pilot, near, sigma**2, 0.0)
 
     posteriors = side_by_side(look, references.split(_TOGETHER), noisy.device)
     mean, variance = merge_moments(data, posteriors, _DOUBT * sigma**2)
@@ -233,21 +222,9 @@ def refine_rows(
             for part in rows.split(_ROWS):
                 distance = torch.cdist(pilot[part], references[near])
                 nearest = distance.topk(min(n_near, len(near)), largest=False).indices
-                moments = _moments(references[near[nearest]])
-                refined[part] = _conditional(x[part][:, None], *moments, sigma**2, 0.0)[:, 0]
+                moments = groups.moments(references[near[nearest]])
+                refined[part] = groups.incomplete(x[part][:, None], *moments, sigma**2, 0.0)[:, 0]
     return refined
-
-
-def _conditional(
-    x: Tensor, mean: Tensor, deviations: Tensor, sigma2: float, spare2: float
-) -> Tensor:
-    """Return the posterior means of data (B, k, D), NaN where missing, under the Gaussians of their
-    groups (see `_moments` and `_incomplete`).
-    """
-    known = x.isfinite()
-    residual = (x - mean).masked_fill(~known, 0.0)
-    solve = _by_coefficients if deviations.shape[1] < deviations.shape[2] else _by_entries
-    return mean + solve(deviations, residual, known.to(x), sigma2, spare2)
 
 
 def _tiles(places: tuple[int, int, int], stride: int) -> Iterator[_Tile]:
@@ -281,171 +258,27 @@ def _numbers(
     return (first * places[2] + column).flatten()
 
 
-def _distances(patches: Patches, references: Tensor, candidates: Tensor) -> Tensor:
-    """Return the Euclidean distances of references from candidates, (B, m)."""
-    from_here = patches[references]
-    parts = (torch.cdist(from_here, patches[some]) for some in candidates.split(_COMPARED))
-    return torch.cat([*parts], 1)
+def _of_all(data: Patches, pilot: Patches, near: Tensor, sigma2: float, spare2: float) -> Posterior:
+    """Return the posterior of all patches of each group (B, n) under the Gaussian of the group."""
+    moments = groups.moments(_taken(pilot, near))
+    estimate, variance = groups.complete(_taken(data, near), *moments, sigma2, spare2)
+    variance = variance.repeat_interleave(near.shape[1])
+    return Posterior(near.flatten(), estimate.flatten(0, 1), variance)
 
 
-def _means(patches: Patches) -> Tensor:
-    """Return the mean of each channel of patches, (N, K)."""
-    blocks = (block.view(len(block), patches.n_channels, -1) for block in patches.blocks())
-    return torch.cat([block.mean(2) for block in blocks])
-
-
-def _order(numbers: Tensor, places: tuple[int, int, int]) -> Tensor:
-    """Return numbers of patches as others, which are spread evenly modulo `_MODULUS` wherever they
-    begin in a row or a column.
-    """
-    _, rows, columns = places
-    by_frame, by_row, by_column = _STEPS
-    frame, row, column = numbers // (rows * columns), numbers // columns % rows, numbers % columns
-    return frame * by_frame + row * by_row + column * by_column
-
-
-def _scattered(
-    distance: Tensor, drawn: Tensor, means: Tensor, n: int, sigma: float, n_entries: int
-) -> Tensor:
-    """Return distances (B, m) by which neighbours are drawn evenly of all patches that are alike,
-    where these seem to differ by nothing but noise.
-
-    Those nearest in an estimate would be those that share its error, so that it stays in their
-    average. Weak texture that does not change the mean of a patch passes for noise.
-
-    Parameters
-    ----------
-    distance
-        Between estimates of patches.
-    drawn
-        (B, m), numbers in [0, 1): those with the least are drawn.
-    means
-        Of each channel of the candidates as they are, noisy, (m, K).
-    n
-        How many neighbours are needed.
-    sigma
-        Standard deviation of the noise.
-    n_entries
-        Of a patch.
-    """
-    most = sigma * (_ALIKE * n_entries) ** 0.5
-    alike = distance < most
-    weights, means = alike.double(), means.double()  # of a difference between squares
-    count = weights.sum(1, keepdim=True).clamp(min=1)
-    variance = weights @ means.square() / count - (weights @ means / count).square()
-    by_noise = sigma**2 * means.shape[1] / n_entries
-    even = (variance <= _TOO_VARIED * by_noise).all(1, keepdim=True) & (count >= _ENOUGH * n)
-    return torch.where(alike & even, most * drawn.to(distance), distance)
-
-
-def _nearest(distance: Tensor, references: Tensor, candidates: Tensor, n: int) -> Tensor:
-    """Return the `n` candidates nearest to each reference, by distances (B, m): (B, n).
-
-    The reference itself comes first, also where others equal it, so that no pixel is left out.
-    """
-    distance = distance.masked_fill(candidates == references[:, None], -1.0)
-    nearest = distance.topk(min(n, len(candidates)), largest=False).indices
-    return candidates[nearest]
-
-
-def _group(pilot: Patches, near: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean (B, 1, D) of groups of patches (B, n), and the deviations from it over the
-    root of n, (B, n, D), whose second moment is the covariance of the group.
-    """
-    return _moments(pilot[near.flatten()].view(*near.shape, pilot.n_entries))
-
-
-def _moments(group: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the same of groups (B, n, D)."""
-    mean = group.mean(1, keepdim=True)
-    return mean, (group - mean) / group.shape[1] ** 0.5
-
-
-def _complete(
+def _of_nearest(
     data: Patches, pilot: Patches, near: Tensor, sigma2: float, spare2: float
 ) -> Posterior:
-    """Return the posterior of all patches of each group (B, n) under the Gaussian of the group.
-
-    Its covariance is C = G^T G + spare2 I, of n deviations G (n, D), so that the gain of the Wiener
-    filter C (C + sigma2 I)^-1 needs systems of n equations only: with t = sigma2 + spare2, it is
-    I - sigma2 / t (I - G^T (G G^T + t I)^-1 G).
-    """
-    mean, deviations = _group(pilot, near)
-    total = sigma2 + spare2
-    system = deviations @ deviations.transpose(1, 2)
-    system.diagonal(dim1=1, dim2=2).add_(total + _jitter(deviations)[..., 0])
-    # Not torch.linalg.solve, which fails for batches of large systems on several threads
-    # (github.com/pytorch/pytorch/issues/142815).
-    weights = torch.cholesky_solve(deviations, torch.linalg.cholesky(system))
-    rows = near.flatten()
-    residual = data[rows].view(*near.shape, -1) - mean
-    explained = residual @ deviations.transpose(1, 2) @ weights
-    lost = sigma2 / max(total, torch.finfo(mean.dtype).tiny)
-    estimate = mean + torch.lerp(residual, explained, lost)
-    share = (deviations * weights).sum((1, 2)) / data.n_entries
-    variance = sigma2 * torch.lerp(torch.ones_like(share), share, lost)
-    return Posterior(rows, estimate.flatten(0, 1), variance.repeat_interleave(near.shape[1]))
-
-
-def _incomplete(
-    data: Patches, pilot: Patches, near: Tensor, sigma2: float, spare2: float
-) -> Posterior:
-    """Return the posterior of the nearest patches of each group, missing entries left out.
-
-    A patch is the mean, a sum of the n deviations G (n, D) with standard normal coefficients c, and
-    what is spare. With O the observed entries, the posterior means are
-    c = (G_O G_O^T + t I)^-1 G_O (x - mean)_O with t = sigma2 + spare2, and spare2 / t of what c
-    leaves of the deviation. That is a system of n equations for each patch, and the same as one of
-    D equations with the covariance G^T G + spare2 I: the smaller one is solved.
-    """
-    mean, deviations = _group(pilot, near)
+    """Return the posterior of the nearest patches of each group, missing entries left out."""
+    moments = groups.moments(_taken(pilot, near))
     near = near[:, :_ESTIMATED]
-    rows = near.flatten()
-    x = data[rows].view(*near.shape, -1)
-    estimate = _conditional(x, mean, deviations, sigma2, spare2)
-    return Posterior(rows, estimate.flatten(0, 1), estimate.new_zeros(len(rows)))
+    estimate = groups.incomplete(_taken(data, near), *moments, sigma2, spare2).flatten(0, 1)
+    return Posterior(near.flatten(), estimate, estimate.new_zeros(len(estimate)))
 
 
-def _by_coefficients(
-    deviations: Tensor, residual: Tensor, known: Tensor, sigma2: float, spare2: float
-) -> Tensor:
-    """Return estimates (B, k, D) less the mean, by n equations each (see `_incomplete`)."""
-    observed = deviations[:, None] * known[:, :, None]
-    system = (observed.flatten(1, 2) @ deviations.transpose(1, 2)).view(*observed.shape[:3], -1)
-    system.diagonal(dim1=2, dim2=3).add_(sigma2 + spare2 + _jitter(deviations))
-    right = residual @ deviations.transpose(1, 2)
-    coefficients = _solve(system, right)
-    signal = coefficients @ deviations
-    share = spare2 / max(sigma2 + spare2, torch.finfo(signal.dtype).tiny)
-    return signal + share * known * (residual - signal)
-
-
-def _by_entries(
-    deviations: Tensor, residual: Tensor, known: Tensor, sigma2: float, spare2: float
-) -> Tensor:
-    """Return the same by D equations each, those of missing entries being w = 0."""
-    covariance = deviations.transpose(1, 2) @ deviations
-    covariance.diagonal(dim1=1, dim2=2).add_(spare2)
-    system = covariance[:, None] * known[..., :, None] * known[..., None, :]
-    noise = torch.where(known > 0, sigma2 + _jitter(deviations), 1.0)
-    system.diagonal(dim1=2, dim2=3).add_(noise)
-    return _solve(system, residual) @ covariance
-
-
-def _solve(system: Tensor, right: Tensor) -> Tensor:
-    """Solve positive definite systems (B, k, m, m) with right sides (B, k, m)."""
-    factor = torch.linalg.cholesky(system)
-    return torch.cholesky_solve(right[..., None], factor)[..., 0]
-
-
-def _jitter(deviations: Tensor) -> Tensor:
-    """Groups of few patches have singular systems, in float32 even a little below zero: (B, 1, 1).
-
-    It is added to the diagonal.
-    """
-    info = torch.finfo(deviations.dtype)
-    trace = deviations.square().sum((1, 2))[:, None, None]
-    return (_JITTER * info.eps * trace).clamp(min=info.tiny**0.5)  # equal patches have none
+def _taken(patches: Patches, near: Tensor) -> Tensor:
+    """Return patches of groups (B, n) as (B, n, D)."""
+    return patches[near.flatten()].view(*near.shape, patches.n_entries)
 
 
 __all__ = ["refine", "refine_recording", "refine_rows"]
