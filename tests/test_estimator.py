@@ -19,8 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
 import truvae
-from truvae import TVAE, DiagonalGaussian, InputError, LowRankGaussian
-from truvae.callbacks import progress_bar
+from truvae import TVAE, CorrelatedGaussian, DiagonalGaussian, InputError, LowRankGaussian
 from truvae.noise import Gaussian, on_device
 from truvae.scaling import Scaling
 
@@ -194,9 +193,16 @@ def test_a_decoder_of_ones_own_is_trained_and_left_as_it_was():
     ({"batch_size": 0}, "batch_size must be a whole number of 1 or more, not 0"),
     ({"active": 0}, "active must be a number above 0, not 0"),
     ({"learning_rate": np.nan}, "learning_rate must be a number above 0, not nan"),
-    ({"time_budget": -1}, "time_budget must be a number above 0, not -1"),
+    ({"time_budget": -1}, "time_budget must be above 0"),
     ({"search": truvae.Evolution(2, 2)}, "search must be a list of proposals"),
     ({"search": iter([truvae.Evolution(2, 2)])}, "search must be a list of proposals"),
+    ({"search": [truvae.Evolution]}, "search must be a list of proposals"),
+    ({"search": ["evolution"]}, "search must be a list of proposals"),
+    ({"callbacks": None}, "callbacks must be a list of functions of an epoch, not None"),
+    ({"callbacks": print}, "callbacks must be a list of functions of an epoch"),
+    ({"callbacks": [3]}, "callbacks must be a list of functions of an epoch"),
+    ({"should_stop": True}, "should_stop must be a function, not True"),
+    ({"ranks": 2}, "ranks must be made by truvae.ranks.Ranks.join, not 2"),
     ({"decoder": torch.nn.Linear}, r"decoder must be a torch.nn.Module, not <class"),
     ({"decoder": lambda z: z}, r"decoder must be a torch.nn.Module, not <function"),
     ({"decoder": torch.nn.Sequential(torch.nn.Linear(64, 12), torch.nn.Flatten(0))},
@@ -244,25 +250,6 @@ def test_bad_data_are_told():
         TVAE(**SMALL).fit(table()[0]).sample(-1)
 
 
-def test_callbacks_see_every_epoch_and_can_end_the_training():
-    seen = []
-    est = TVAE(**SMALL, callbacks=[seen.append, lambda epoch: epoch.index == 1])
-    est.fit(table()[0])
-    assert [epoch.index for epoch in seen] == [0, 1] and est.n_epochs_ == 2
-    assert seen == est.history_
-
-
-def test_tensorboard_shows_the_epochs(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    est = TVAE(**SMALL, callbacks=[truvae.callbacks.tensorboard(tmp_path)]).fit(table()[0])
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert "index" not in events.Tags()["scalars"]
-    shown = [(event.step, event.value) for event in events.Scalars("elbo")]
-    assert shown == [(e.index, pytest.approx(e.elbo, rel=1e-6)) for e in est.history_]
-
-
 def test_saved_and_loaded_it_says_the_same(tmp_path):
     x, _ = table(missing=0.1)
     est = TVAE(**SMALL, noise="gaussian-per-feature").fit(x)
@@ -287,6 +274,59 @@ def test_a_saved_decoder_of_ones_own_needs_its_like(tmp_path):
         TVAE.load(tmp_path / "model")
     again = TVAE.load(tmp_path / "model", decoder=Convolution())
     np.testing.assert_array_equal(est.transform(x), again.transform(x))
+
+
+def test_a_decoder_to_load_into_is_left_as_it_was(tmp_path):
+    x, decoder = table()[0], torch.nn.Linear(8, 12)
+    before = deepcopy(decoder.state_dict())
+    est = TVAE(**SMALL, decoder=decoder).fit(x)
+    est.save(tmp_path / "model")
+    again = TVAE.load(tmp_path / "model", decoder=decoder)
+    assert again.decoder is decoder and again.model_.decoder is not decoder
+    assert all(torch.equal(before[name], value) for name, value in decoder.state_dict().items())
+    assert est.fit(x).elbo_ == again.elbo_
+
+
+class Scaled(truvae.MLP):
+    """Says something else than its layers do."""
+
+    def forward(self, z):
+        return 3 * super().forward(z)
+
+
+def test_a_decoder_made_of_an_mlp_is_asked_itself(tmp_path):
+    x = table()[0]
+    options = SMALL | {"n_states": 256, "search": [truvae.Exhaustive()]}
+    est = TVAE(**options, decoder=Scaled(8, (8,), 12)).fit(x)
+    data = est.scaling_.standardise(x[:20], torch.device("cpu"))
+    z = truvae.bits.unpack(truvae.bits.all_states(8), 8, torch.float32)
+    with torch.no_grad():
+        means = est.model_.decoder(z)
+        normal = torch.distributions.Normal(means, est.model_.noise.sigma2.sqrt())
+        exact = normal.log_prob(data[:, None]).sum(2) + est.model_.prior.log_prob(z)
+    told = est.population_.bound(slice(None))  # of the last E-step, with older parameters
+    assert torch.isfinite(told).all()
+    found = est.model_.log_joint(data, truvae.bits.all_states(8)).logsumexp(1)
+    torch.testing.assert_close(found.detach(), exact.logsumexp(1), rtol=1e-4, atol=1e-4)
+    est.save(tmp_path / "model")
+    again = TVAE.load(tmp_path / "model", decoder=Scaled(8, (8,), 12))
+    np.testing.assert_array_equal(est.components_, again.components_)
+
+
+@pytest.mark.parametrize("noise", [
+    Gaussian(torch.ones(12, dtype=torch.float64)),
+    Gaussian(torch.tensor(4.0)),
+    CorrelatedGaussian(torch.full((12,), 4.0), torch.eye(12)),
+])  # fmt: skip
+def test_noise_of_ones_own_comes_back_as_it_was_given(tmp_path, noise):
+    x = table(60)[0]
+    est = TVAE(**SMALL, noise=noise).fit(x)
+    est.save(tmp_path / "model")
+    again = TVAE.load(tmp_path / "model", device="cpu")
+    np.testing.assert_array_equal(est.reconstruct(x), again.reconstruct(x))
+    for name, value in vars(noise).items():
+        np.testing.assert_array_equal(vars(again.noise)[name], value)
+    assert again.fit(x).elbo_ == est.elbo_
 
 
 def test_any_model_is_saved_and_loaded(tmp_path):
@@ -510,12 +550,31 @@ def test_options_changed_after_the_training_change_nothing_that_was_learned(tmp_
     assert TVAE.load(tmp_path / "model").n_states == 8
 
 
-def test_a_progress_bar_shows_every_training(capfd):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_breaks_the_training_off_leaves_it_unfitted(error):
+    def fail(epoch):
+        raise error
+
     x, _ = table(60)
-    est = TVAE(callbacks=[progress_bar()], **SMALL)
-    for _ in range(2):
-        est.fit(x)
-        assert "100%" in capfd.readouterr().err
+    for est in (TVAE(**SMALL), TVAE(**SMALL).fit(x)):
+        with pytest.raises(error):
+            est.set_params(callbacks=[fail]).fit(x[:30])
+        with pytest.raises(NotFittedError):
+            est.reconstruct(x)
+        assert np.isfinite(est.set_params(callbacks=[]).fit(x).reconstruct(x)).all()
+
+
+def test_it_learns_in_float32_whatever_the_default_is():
+    x, _ = table(60)
+    torch.set_default_dtype(torch.float64)
+    try:
+        est = TVAE(**SMALL).fit(x)
+        noisy = np.random.default_rng(0).normal(100, 20, (24, 24))
+        restored = truvae.denoise(noisy, quality="fast", epochs=2, random_state=0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert est.model_.prior.pi.dtype == torch.float32
+    assert np.isfinite(est.reconstruct(x)).all() and np.isfinite(restored).all()
 
 
 def test_data_that_the_noise_refuses_leave_it_unfitted():

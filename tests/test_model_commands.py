@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas
 import pytest
 from test_cli import called
 from test_estimator import table
@@ -133,6 +134,7 @@ def test_hdf5(tmp_path):
     ("a,b\n1,2\n3\n", "row 3 has 1 values, others 2"),
     ("1,2\n3,x\n", "row 2, column 2 is no number: 'x'"),
     ("", "a table has rows and features"),
+    ("a,b,c,d\n1,2\n", "row 1 has 4 names, others 2 values"),
 ])  # fmt: skip
 def test_bad_tables_are_told(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
@@ -199,7 +201,6 @@ def test_a_table_is_not_written_over_itself(fitted):
 @pytest.mark.parametrize(("header", "names"), [
     ("0,1,2", ["0", "1", "2"]),
     ("1,2,3", ["1", "2", "3"]),
-    (",0,1", ["", "0", "1"]),
     ("a, b,2020", ["a", "b", "2020"]),
     ("2,1,0", None),
     ("0,1,1", None),
@@ -211,6 +212,30 @@ def test_a_first_line_that_counts_the_columns_is_one_of_names(tmp_path, header, 
     assert found == names and len(values) == (2 if names is None else 1)
     (tmp_path / "t.csv").write_text("0,1,2\n")  # nothing else: a row
     assert len(read_table(str(tmp_path / "t.csv"))) == 1
+
+
+@pytest.mark.parametrize("text", [
+    ",a,b\n7,1,2\n3,4,5\n",  # pandas
+    ",0,1\n0,1,2\n1,4,5\n",
+    "a,b\nx,1,2\ny,4,5\n",  # R, whose names of rows may be words
+])  # fmt: skip
+def test_names_of_rows_are_no_feature(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.warns(UserWarning, match="the first column has no name"):
+        values, names = read_named_table(str(tmp_path / "t.csv"))
+    np.testing.assert_array_equal(values, [[1, 2], [4, 5]])
+    assert names == (["0", "1"] if "0" in text else ["a", "b"])
+
+
+def test_names_of_rows_are_told_of_in_one_line(fitted, tmp_path):
+    folder, x, _ = fitted
+    pandas.DataFrame(x, columns=[f"gene{i}" for i in range(12)]).to_csv(tmp_path / "t.csv")
+    done = called("score", folder / "model", tmp_path / "t.csv", "-o", tmp_path / "out.npy")
+    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert "note: " in done.stderr and "the first column has no name" in done.stderr
+    done = called("fit", tmp_path / "t.csv", "-o", tmp_path / "model", "--epochs", 1, "--json")
+    assert json.loads(done.stdout)["n_features"] == 12
+    assert "the first column has no name" in done.stderr
 
 
 def test_columns_are_those_of_the_training(fitted, tmp_path):

@@ -9,7 +9,8 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +31,33 @@ def progress_bar(**options: Any) -> Callback:
     >>> show = progress_bar(disable=True)
     >>> show(Epoch(0, 1.0, -9.0, 0.5, 2.0, 10, 1.0))
     """
-    from tqdm import tqdm
+    return _Bar(options)
 
-    shape = "{percentage:3.0f}% |{bar}| {elapsed}, {remaining} to go  {desc}"
-    bars: list[Any] = []
 
-    def show(epoch: Epoch) -> None:
-        if epoch.index == 0 and bars:  # of the training before
-            bars.pop().close()
-        if not bars:  # not before the work has begun, so that bad input is told in one line
-            bars.append(tqdm(**({"total": 1.0, "bar_format": shape} | options)))
-        bar = bars[0]
-        bar.set_description_str(f"F {epoch.elbo:.2f}  sigma {epoch.sigma:.4g}", refresh=False)
-        bar.update(epoch.progress - bar.n)
+@dataclass
+class _Bar:
+    """Shows a bar; a copy in another process gets one of its own."""
+
+    options: dict[str, Any]
+    bar: Any = field(default=None, repr=False)
+
+    def __call__(self, epoch: Epoch) -> None:
+        from tqdm import tqdm
+
+        shape = "{percentage:3.0f}% |{bar}| {elapsed}, {remaining} to go  {desc}"
+        if epoch.index == 0 and self.bar is not None:  # of the training before
+            self.bar.close()
+            self.bar = None
+        if self.bar is None:  # not before the work has begun: bad input is told in one line
+            self.bar = tqdm(**({"total": 1.0, "bar_format": shape} | self.options))
+        text = f"F {epoch.elbo:.2f}  sigma {epoch.sigma:.4g}"
+        self.bar.set_description_str(text, refresh=False)
+        self.bar.update(epoch.progress - self.bar.n)
         if epoch.progress >= 1:
-            bar.close()
+            self.bar.close()
 
-    return show
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Bar, (self.options,)
 
 
 def csv_log(path: str | os.PathLike[str]) -> Callback:
@@ -60,18 +71,17 @@ def csv_log(path: str | os.PathLike[str]) -> Callback:
     ...     print(Path(f"{folder}/log.csv").read_text().splitlines()[1])
     0,1.0,-9.0,0.5,2.0,10,1.0
     """
-    path = Path(path)
-    path.write_text("")
+    Path(path).write_text("")
+    return partial(_append_csv, Path(path))
 
-    def write(epoch: Epoch) -> None:
-        record = asdict(epoch)
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(record), lineterminator="\n")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(record)
 
-    return write
+def _append_csv(path: Path, epoch: Epoch) -> None:
+    record = asdict(epoch)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(record), lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(record)
 
 
 def jsonl_log(path: str | os.PathLike[str]) -> Callback:
@@ -85,31 +95,39 @@ def jsonl_log(path: str | os.PathLike[str]) -> Callback:
     ...     print(json.loads(Path(f"{folder}/log.jsonl").read_text())["sigma"])
     None
     """
-    path = Path(path)
-    path.write_text("")
+    Path(path).write_text("")
+    return partial(_append_json, Path(path))
 
-    def write(epoch: Epoch) -> None:
-        (record,) = epochs_to_json([epoch])
-        with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
 
-    return write
+def _append_json(path: Path, epoch: Epoch) -> None:
+    (record,) = epochs_to_json([epoch])
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def tensorboard(folder: str | os.PathLike[str]) -> Callback:
     """Return a callback that writes scalars for TensorBoard (`pip install truvae[tensorboard]`)."""
     from torch.utils.tensorboard import SummaryWriter
 
-    writer: Any = SummaryWriter(str(folder))
+    return _Scalars(str(folder), SummaryWriter(str(folder)))
 
-    def write(epoch: Epoch) -> None:
+
+@dataclass
+class _Scalars:
+    """Writes scalars; a copy in another process has a file of its own."""
+
+    folder: str
+    writer: Any = field(repr=False)
+
+    def __call__(self, epoch: Epoch) -> None:
         (record,) = epochs_to_json([epoch])
         for name, value in record.items():
             if name != "index" and value is not None:
-                writer.add_scalar(name, value, epoch.index)
-        writer.flush()
+                self.writer.add_scalar(name, value, epoch.index)
+        self.writer.flush()
 
-    return write
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tensorboard, (self.folder,)
 
 
 def time_budget(seconds: float) -> Callback:
@@ -123,8 +141,11 @@ def time_budget(seconds: float) -> Callback:
     >>> time_budget(0.0)(Epoch(0, 0.1, -9.0, 0.5, 2.0, 10, 1.0))
     True
     """
-    end = time.perf_counter() + seconds
-    return lambda epoch: time.perf_counter() >= end
+    return partial(_is_past, time.perf_counter() + seconds)
+
+
+def _is_past(end: float, epoch: Epoch) -> bool:
+    return time.perf_counter() >= end
 
 
 def preview(
@@ -150,17 +171,20 @@ def preview(
     True
     """
 
-    def show(epoch: Epoch) -> None:
-        if epoch.index % every == 0 or epoch.progress >= 1:
-            from matplotlib.figure import Figure
+    return partial(_draw, path, draw, every)
 
-            from truvae.plots import fields
 
-            figure = Figure(layout="constrained")
-            fields(np.asarray(draw()), ax=figure.add_subplot())
-            figure.savefig(path)
+def _draw(
+    path: str | os.PathLike[str], draw: Callable[[], npt.ArrayLike], every: int, epoch: Epoch
+) -> None:
+    if epoch.index % every == 0 or epoch.progress >= 1:
+        from matplotlib.figure import Figure
 
-    return show
+        from truvae.plots import fields
+
+        figure = Figure(layout="constrained")
+        fields(np.asarray(draw()), ax=figure.add_subplot())
+        figure.savefig(path)
 
 
 __all__ = [

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from truvae.decoders import MLP, linear
+from truvae.errors import InputError, check_whole
 from truvae.model import Bernoulli, Model
 from truvae.noise import Gaussian
 
@@ -97,6 +98,7 @@ def whitened_patches(
     -------
     (n, size * size), mean 0 and variance 1 along each principal axis that is kept.
     """
+    check_whole("n", n)
     rng = np.random.default_rng(random_state)
     counts = [len(part) for part in np.array_split(np.arange(n), len(pictures))]
     parts = []
@@ -122,6 +124,8 @@ def zca(x: Array, keep: float = 0.95) -> Array:
     >>> np.allclose(np.cov(zca(x, 1.0).T), np.eye(3))
     True
     """
+    if len(x) < 2:
+        raise InputError(f"whitening needs 2 rows or more, not {len(x)}")
     x = x - x.mean(0)
     variances, axes = np.linalg.eigh(x.T @ x / (len(x) - 1))
     # The smallest components go, as long as they hold no more than what need not be kept.

@@ -18,15 +18,24 @@ from torch import Tensor, nn
 
 from truvae import bits
 from truvae.checks import check_table, device_called
-from truvae.clock import Clock
-from truvae.errors import InputError
+from truvae.clock import Clock, check_budget
+from truvae.errors import InputError, check_whole
 from truvae.model import Model
 from truvae.noise import Noise
 from truvae.population import Population
 from truvae.proposals import Proposal
 from truvae.ranks import ALONE, Ranks
-from truvae.recipes import Recipe, check_positive, check_whole
-from truvae.saving import damage_told, epochs_from_json, epochs_to_json, load_model, save_model
+from truvae.recipes import Recipe
+from truvae.saving import (
+    damage_told,
+    epochs_from_json,
+    epochs_to_json,
+    load_model,
+    noise_of,
+    part,
+    parts_of,
+    save_model,
+)
 from truvae.scaling import Scaling
 from truvae.table_job import (
     Inferred,
@@ -37,7 +46,13 @@ from truvae.table_job import (
     leading_axes,
     look_again,
 )
-from truvae.table_settings import NOISES, check_decoder, table_recipe, untrained_model
+from truvae.table_settings import (
+    NOISES,
+    check_callables,
+    check_decoder,
+    table_recipe,
+    untrained_model,
+)
 from truvae.training import Epoch
 
 Array = npt.NDArray[Any]
@@ -75,7 +90,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
     shared_prior
         Whether all latents have the same probability to be active.
     active
-        Active latents of a code at the start.
+        Active latents of a code at the start; at most half of them are.
     search
         A list of proposals, applied in turn; None for flips by gradient and the states of near
         rows.
@@ -192,8 +207,10 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             If an option makes no sense, a feature has no value, or the noise does not take the
             data. It is a ValueError.
         """
-        self.__dict__.pop("history_", None)  # not fitted any more, should data or options be bad
-        ranks = self.ranks or ALONE
+        self._forget()  # not fitted any more, should data or options be bad
+        ranks = ALONE if self.ranks is None else self.ranks
+        if not isinstance(ranks, Ranks):
+            raise InputError(f"ranks must be made by truvae.ranks.Ranks.join, not {ranks!r}")
         clock = Clock(self.time_budget, should_stop=self.should_stop or (lambda: False)).of(ranks)
         X = check_table(self, X, reset=True)
         ranks.check_enough(len(X), "rows")
@@ -212,8 +229,12 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         self._recipe, self.history_ = recipe, []
         record = partial(self._record, data.isfinite().double().mean(0).cpu().numpy())
         rows = (self.model_, self.population_, data, self._old)
-        self._references = fit_table(*rows, recipe, generator, clock, record, ranks)
-        self.population_ = self.population_.gather(ranks, len(data))
+        try:
+            self._references = fit_table(*rows, recipe, generator, clock, record, ranks)
+            self.population_ = self.population_.gather(ranks, len(data))
+        except BaseException:  # Ctrl-C, or what a callback raised
+            self._forget()
+            raise
         return self
 
     def transform(self, X: npt.ArrayLike) -> Array:
@@ -297,12 +318,14 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         the latter only the parameters are.
         """
         check_is_fitted(self)
-        state = self.random_state
+        state, given = self.random_state, self.noise
+        # One's own is as it was before the training, other than that of the model.
+        noise, numbers = (given, {}) if isinstance(given, str) else parts_of(given)
         config = {
             "params": {name: getattr(self, name) for name in _SAVED}
             | {"hidden": [*self._recipe.hidden], "n_states": self._recipe.n_states}
             | {"n_latents": self._recipe.n_latents},
-            "noise": self.noise if isinstance(self.noise, str) else None,
+            "noise": noise,
             "random_state": int(state) if isinstance(state, Integral) else None,
             "seed": self._seed,
             "history": epochs_to_json(self.history_),
@@ -318,6 +341,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             "axes": self._axes,
             "offset": torch.as_tensor(self.scaling_.offset),
             "spread": torch.as_tensor(self.scaling_.spread),
+            **{f"noise.{name}": tensor for name, tensor in numbers.items()},
         }
         save_model(folder, self.model_, config, tensors)
 
@@ -345,11 +369,13 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         InputError
             If the folder holds no such estimator, or the decoder is missing or another.
         """
-        model, config, tensors = load_model(folder, decoder, device_called(device))
+        model, config, tensors = load_model(folder, deepcopy(decoder), device_called(device))
         if "params" not in config:
             raise InputError(f"{folder} holds a model, but no estimator: see truvae.load_model")
         with damage_told(folder):
-            noise = config["noise"] or deepcopy(model.noise)
+            noise = config["noise"]
+            if not isinstance(noise, str):
+                noise = noise_of(noise, part("noise", tensors))
             params = config["params"] | {"random_state": config["random_state"]}
             est = cls(**params, noise=noise, decoder=decoder, search=search, device=device)
             est.model_, est._seed = model, config["seed"]
@@ -405,10 +431,16 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
+    def _forget(self) -> None:
+        """Count as not fitted."""
+        self.__dict__.pop("history_", None)
+
     def _chosen(self, n_rows: int) -> Recipe:
         """Return how to train; raise an `InputError` for options that make no sense."""
-        if self.time_budget is not None:
-            check_positive("time_budget", self.time_budget)
+        check_budget(self.time_budget)
+        check_callables("callbacks", self.callbacks, "functions of an epoch")
+        if not (self.should_stop is None or callable(self.should_stop)):
+            raise InputError(f"should_stop must be a function, not {self.should_stop!r}")
         return table_recipe(
             n_rows,
             n_latents=self.n_latents,
@@ -433,7 +465,9 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             raise ValueError("there is not a name for each feature")
         check_tensors(tensors, self.n_latents, self.n_features_in_)
         if self.decoder is None:  # one's own may be costly to run
-            check_decoder(self.model_, torch.zeros_like(self._references[:1]))
+            check_decoder(
+                self.model_, torch.zeros_like(self._references[:1]).to(self.model_.prior.pi)
+            )
 
     def _record(self, entries: Array, epoch: Epoch) -> bool:
         """Record an epoch, and return whether one of the callbacks ends the training.

@@ -106,8 +106,9 @@ class Model:
     def decode(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Decode packed states (U, W): the decoder's outputs (U, any) and log p(z) (U,)."""
         n = len(words)
+        # A subclass may say something else of the states than its layers do.
         words = torch.nn.functional.pad(words, (0, 0, 0, -n % _ROWS))
-        if isinstance(self.decoder, MLP) and not _learns_densely(self.decoder):
+        if type(self.decoder) is MLP and not _learns_densely(self.decoder):
             codes = bits.RowSums(words, self.n_latents)
             outputs, log_prior = self.decoder.decode(codes), self.prior.log_prob_codes(codes)
         else:
@@ -124,7 +125,7 @@ class Model:
         """Return the gradient of a score, a scalar, of what the decoder says of packed states
         (n, W), along their bits: (n, H).
         """
-        if isinstance(self.decoder, MLP):
+        if type(self.decoder) is MLP:
             return self.decoder.slope(bits.RowSums(words, self.n_latents), score)
         z = bits.unpack(words, self.n_latents, self.prior.pi.dtype).requires_grad_()
         with torch.enable_grad():

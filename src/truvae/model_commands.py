@@ -58,7 +58,8 @@ def fit(data: str, output: str, **options: Any) -> int:
     from truvae.tables import read_named_table
 
     check_folder(Path(output))
-    x, columns = read_named_table(data)
+    with caught() as notes:
+        x, columns = read_named_table(data)
     use_threads(options["threads"])
     from truvae import callbacks
     from truvae.checks import device_called
@@ -66,7 +67,7 @@ def fit(data: str, output: str, **options: Any) -> int:
     from truvae.ranks import Ranks
 
     names = ("noise", "n_latents", "n_states", "max_epochs", "time_budget", "device")
-    hidden = tuple(n for n in options["hidden"] if n)
+    hidden = () if tuple(options["hidden"]) == (0,) else options["hidden"]
     first = torchrun.rank() == 0
     with StopSignals(options["quiet"] or not first) as stop:
         called: list[callbacks.Callback] = []
@@ -82,7 +83,7 @@ def fit(data: str, output: str, **options: Any) -> int:
         status = 128 + stop.received if stop.received else 0
         if not first:
             return status
-        tell(warned, options)
+        tell(notes + warned, options)
         if columns:
             est.feature_names_in_ = columns
         est.save(output)
@@ -190,7 +191,8 @@ def _apply(
 
     check_table_output(Path(output))
     check_apart(Path(output), Path(data))
-    x, columns = read_named_table(data)
+    with caught() as notes:
+        x, columns = read_named_table(data)
     from truvae.estimator import TVAE
 
     est = TVAE.load(model)
@@ -201,6 +203,7 @@ def _apply(
     with _told_in_one_line():
         values = method(est)(x)
     write_table(Path(output), values)
+    tell(notes, {"quiet": False})
     record = {"model": model, "input": data, "output": output, "shape": list(values.shape),
               "mean": float(values.mean())}  # fmt: skip
     return _print(record, {"as_json": as_json}, "{output}  {shape}  mean {mean:.6g}")
@@ -260,7 +263,9 @@ def _rounded(sigma: float | list[float] | None) -> str:
 
 
 def _tell_epoch(epoch: Any) -> None:
-    print(
+    from tqdm import tqdm
+
+    tqdm.write(  # above the bar
         f"epoch {epoch.index + 1}  F {epoch.elbo:.2f}  sigma {epoch.sigma:.4g}  active latents "
         f"{epoch.active_latents:.2f}  {epoch.seconds:.1f} s",
         file=sys.stderr,

@@ -90,7 +90,7 @@ class LeastSquares:
 
 def _linear(model: Model) -> MLP:
     """Return the decoder if it has a closed form, else raise a ValueError."""
-    if not isinstance(model.decoder, MLP) or not model.decoder.is_linear:
+    if type(model.decoder) is not MLP or not model.decoder.is_linear:
         raise ValueError("only a linear decoder has a closed form: see decoders.linear")
     if not isinstance(model.noise, Gaussian):
         raise ValueError("only with Gaussian noise the decoder has a closed form")

@@ -1,11 +1,8 @@
 """Recipes: everything that the training of one model can be told (the columns of Table 1)."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
 from operator import index
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,18 +27,6 @@ from truvae.training import Data, Epoch, fit
 
 # Data points between one M-step and the next, where groups share states.
 _CHUNK = 2048
-
-
-def check_whole(name: str, value: Any) -> None:
-    """Raise an `InputError` that names a value unless it is a whole number of 1 or more."""
-    if not isinstance(value, Integral) or value < 1:
-        raise InputError(f"{name} must be a whole number of 1 or more, not {value}")
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raise an `InputError` that names a value unless it is a finite number above 0."""
-    if not isinstance(value, Real) or not 0 < float(value) < math.inf:
-        raise InputError(f"{name} must be a number above 0, not {value}")
 
 
 @dataclass(frozen=True)
@@ -113,11 +98,13 @@ class Recipe:
 
     def decoder(self, n_outputs: int, generator: torch.Generator) -> MLP:
         """Return the untrained decoder."""
-        return MLP(self.n_latents, self.hidden, n_outputs, self.activation, self.output, generator)
+        mlp = MLP(self.n_latents, self.hidden, n_outputs, self.activation, self.output, generator)
+        return mlp.float()  # as data are, whatever the default is
 
     def prior(self, device: torch.device) -> Bernoulli:
         """Return the prior at the start: the same pi for all latents."""
-        return Bernoulli(torch.full((self.n_latents,), self.activity, device=device))
+        shape, dtype = (self.n_latents,), torch.float32
+        return Bernoulli(torch.full(shape, self.activity, dtype=dtype, device=device))
 
     def chunks(self, n_data: int, coordinates: Tensor | None, ranks: Ranks = ALONE) -> Chunks:
         """Draw groups of near data points, by coordinates (N, K), where these share states, else
@@ -185,4 +172,4 @@ class Recipe:
         return replace(self, search=tuple(search))
 
 
-__all__ = ["Recipe", "check_positive", "check_whole"]
+__all__ = ["Recipe"]

@@ -26,14 +26,22 @@ class Data(Protocol):
         ...
 
 
-def check_rows(data: Data, device: torch.device) -> None:
-    """Raise an `InputError` unless data give their rows as tensors."""
+def check_rows(data: Data, n: int, device: torch.device) -> None:
+    """Raise an `InputError` unless data give `n` rows as tensors."""
+    if len(data) != n:
+        raise InputError(f"there are states of {n} data points, but {len(data)} rows of data")
     row: object = data[torch.arange(min(1, len(data)), device=device)]
     if not isinstance(row, Tensor):
         raise InputError(
             f"data must be a tensor (N, D), or give rows as tensors, not {type(row).__name__}: "
             "torch.as_tensor(data) is one"
         )
+    if isinstance(data, Tensor) and (data.ndim != 2 or bool(data.isinf().any())):
+        raise InputError(f"data must be (N, D), finite, or NaN where missing, not {_faulty(data)}")
+
+
+def _faulty(data: Tensor) -> str:
+    return f"of shape {tuple(data.shape)}" if data.ndim != 2 else "infinite"
 
 
 def warn_of_offsets(data: Tensor, model: Model) -> None:

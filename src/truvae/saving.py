@@ -101,7 +101,7 @@ def save_model(
     """
     folder = Path(folder)
     check_folder(folder)
-    noise, noise_tensors = _noise_config(model.noise)
+    noise, noise_tensors = parts_of(model.noise)
     head = {
         "format": _FORMAT,
         "truvae": __version__,
@@ -168,12 +168,14 @@ def load_model(
     with damage_told(folder):
         prior = _prior(head["prior"], weights)
         model = Model(
-            prior, _decoder(head["decoder"], weights, decoder), _noise(head["noise"], weights)
+            prior,
+            _decoder(head["decoder"], weights, decoder),
+            noise_of(head["noise"], part("noise", weights)),
         )
         model.decoder.to(prior.pi.device)
         if decoder is None:  # one's own may be costly to run
             _check_parts(model)
-    return Saved(model, head["config"], _part("tensors", weights))
+    return Saved(model, head["config"], part("tensors", weights))
 
 
 @contextmanager
@@ -283,7 +285,7 @@ def _plain(decoder: nn.Module) -> nn.Module:
 
 
 def _decoder_config(decoder: nn.Module) -> dict[str, Any]:
-    if not isinstance(decoder, MLP):
+    if type(decoder) is not MLP:
         return {"kind": type(_plain(decoder)).__qualname__}
     layers = [m for m in decoder.modules() if isinstance(m, nn.Linear)]
     others = [_activation_name(m) for m in decoder.rest if not isinstance(m, nn.Linear)]
@@ -311,14 +313,14 @@ def _decoder(
     config: Mapping[str, Any], weights: Mapping[str, Tensor], decoder: nn.Module | None
 ) -> nn.Module:
     if "sizes" in config:
-        decoder = _mlp(config, _part("decoder", weights))
+        decoder = _mlp(config, part("decoder", weights))
     elif decoder is None:
         raise InputError(
             f"the model has a decoder of its own, {config['kind']}: give a module of that kind as "
             "decoder"
         )
     try:
-        _plain(decoder).load_state_dict(_part("decoder", weights))
+        _plain(decoder).load_state_dict(part("decoder", weights))
     except RuntimeError as error:
         raise InputError(f"the saved parameters do not fit the decoder: {error}") from None
     return decoder.eval()
@@ -359,7 +361,7 @@ def _check_parts(model: Model) -> None:
         _ = model.noise.sigma
 
 
-def _noise_config(noise: Noise) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def parts_of(noise: Noise) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the kind and numbers of a noise model, and its tensors."""
     kind = type(noise).__name__
     if _NOISES.get(kind) is not type(noise):
@@ -370,9 +372,9 @@ def _noise_config(noise: Noise) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"kind": kind, **numbers}, tensors
 
 
-def _noise(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Noise:
+def noise_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Noise:
+    """Return the noise model that `parts_of` took apart."""
     numbers = {name: value for name, value in config.items() if name != "kind"}
-    tensors = _part("noise", weights)
     variances = [t for name, t in tensors.items() if name != "basis"]
     if any(bool((t < 0).any()) for t in variances):
         raise ValueError("a variance is below 0")
@@ -383,9 +385,9 @@ def _named(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{part}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _part(part: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def part(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of one part by their names within it."""
-    start = part + "."
+    start = name + "."
     return {name[len(start) :]: t for name, t in weights.items() if name.startswith(start)}
 
 
@@ -396,6 +398,9 @@ __all__ = [
     "epochs_from_json",
     "epochs_to_json",
     "load_model",
+    "noise_of",
+    "part",
+    "parts_of",
     "read_head",
     "save_model",
 ]

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from truvae.errors import InputError
+from truvae.errors import InputError, check_whole
 from truvae.presets import Preset
 from truvae.proposals import SELECTIONS, Evolution
-from truvae.recipes import Recipe, check_whole
+from truvae.recipes import Recipe
 from truvae.training import Epoch
 
 SMALLEST_PATCH = 7

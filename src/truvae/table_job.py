@@ -166,7 +166,7 @@ def look_again(
     """
     if not isinstance(noise, Gaussian):
         return estimate
-    sigma = noise.sigma2.sqrt()
+    sigma = noise.sigma2.sqrt().to(data)
     rows = (data / sigma, estimate / sigma, references / sigma)
     refined: Tensor = refine_rows(*rows, 1.0, generator)
     return refined * sigma

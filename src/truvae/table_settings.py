@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from truvae.decoders import MLP
-from truvae.errors import InputError
+from truvae.errors import InputError, check_positive, check_whole
 from truvae.model import Model
 from truvae.noise import BernoulliNoise, Gaussian, Noise, PoissonNoise, on_device
 from truvae.proposals import GradientFlips, Neighbours, Proposal
-from truvae.recipes import Recipe, check_positive, check_whole
+from truvae.recipes import Recipe
 from truvae.rows import mean_and_spread
 
 NOISES = ("gaussian", "gaussian-per-feature", "bernoulli", "poisson")
@@ -45,8 +45,8 @@ def table_recipe(
     """
     if not isinstance(hidden, Iterable):
         raise InputError(f"hidden must be a list of whole numbers, not {hidden}")
-    if search is not None and not isinstance(search, Sequence):
-        raise InputError(f"search must be a list of proposals, not {search}")
+    if search is not None:
+        check_callables("search", search, "proposals")
     hidden = tuple(hidden)
     whole = {"n_latents": n_latents, "n_states": n_states, "max_epochs": max_epochs}
     if batch_size is not None:
@@ -65,6 +65,15 @@ def table_recipe(
         peak_rate=learning_rate,
         active=active,
     )
+
+
+def check_callables(name: str, given: object, what: str) -> None:
+    """Raise an `InputError` unless an option is a list of objects that can be called."""
+    # A class can be called, too: it makes an object, and does nothing more.
+    if not isinstance(given, Sequence) or any(
+        isinstance(each, type) or not callable(each) for each in given
+    ):
+        raise InputError(f"{name} must be a list of {what}, not {given!r}")
 
 
 def untrained_model(
@@ -194,4 +203,4 @@ def _shown(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-__all__ = ["NOISES", "check_decoder", "table_recipe", "untrained_model"]
+__all__ = ["NOISES", "check_callables", "check_decoder", "table_recipe", "untrained_model"]

@@ -32,7 +32,7 @@ def read_named_table(name: str) -> tuple[Array, list[str] | None]:
 
     Further axes, as of pictures, are flattened. Names are the first line of a CSV file if it has
     words, or counts the columns from 0 or 1 on: three or more, or after an empty cell, as pandas
-    writes them.
+    writes them. A first column without a name is that of the rows, and left out with a warning.
 
     Parameters
     ----------
@@ -114,17 +114,35 @@ def _read_csv(path: Path) -> tuple[Array, list[str] | None]:
         rows = [row or [""] for row in csv.reader(lines, delimiter=delimiter)]
     except csv.Error as error:
         raise InputError(f"{path} is no table of numbers: {error}") from None
-    skipped = 1 if rows and (_are_names(rows[0]) or _are_counted(rows)) else 0
-    width = len(rows[skipped]) if len(rows) > skipped else 0
-    for number, row in enumerate(rows[skipped:], skipped + 1):
+    named = bool(rows) and (_are_names(rows[0]) or _are_counted(rows))
+    names = [cell.strip() for cell in rows.pop(0)] if named else None
+    width = len(rows[0]) if rows else 0
+    index = _has_index(names, width)
+    for number, row in enumerate(rows, 1 + named):
         if len(row) != width:
             raise InputError(f"{path}: row {number} has {len(row)} values, others {width}")
-        for column, cell in enumerate(row, 1):
+        for column, cell in enumerate(row[index:], 1 + index):
             if not _is_number(cell):
                 raise InputError(f"{path}: row {number}, column {column} is no number: {cell!r}")
-    values = [[_number(cell) for cell in row] for row in rows[skipped:]]
-    names = [cell.strip() for cell in rows[0]] if skipped and len(rows[0]) == width else None
+    values = [[_number(cell) for cell in row[index:]] for row in rows]
+    if names is not None and index:
+        names = names[len(names) - width + 1 :]
+        warnings.warn(
+            f"{path}: the first column has no name: it counts as names of rows, and is left out",
+            stacklevel=2,
+        )
+    if names is not None and rows and len(names) != width - index:
+        raise InputError(f"{path}: row 1 has {len(names)} names, others {width} values")
     return np.array(values, dtype=np.float64), names
+
+
+def _has_index(names: list[str] | None, width: int) -> bool:
+    """Say whether the first of so many columns names the rows: pandas writes it without a name of
+    its own, R with a name less.
+    """
+    if names is None or width < 2:
+        return False
+    return len(names) == width - 1 or (len(names) == width and not names[0])
 
 
 def _number(cell: str) -> float:

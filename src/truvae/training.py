@@ -149,7 +149,7 @@ def fit(
     0
     1
     """
-    check_rows(data, generator.device)
+    check_rows(data, len(population.words), generator.device)
     if isinstance(data, Tensor) and not math.isnan(model.noise.sigma):
         warn_of_offsets(data, model)
     if closed_form:

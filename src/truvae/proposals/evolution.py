@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from truvae.errors import check_whole
 from truvae.population import Pool
 from truvae.proposals.operators import Mutation, crossover, randflip
 from truvae.proposals.selections import SELECTIONS, Selection, draw_parents, softmax
@@ -44,6 +45,8 @@ class Evolution:
 
     def __post_init__(self) -> None:
         """Refuse children that equal their parents, and crossover without a pair."""
+        for name in ("n_parents", "n_children", "n_generations"):
+            check_whole(name, getattr(self, name))
         if self.mutation is None and not self.cross:
             raise ValueError("without crossover children need a mutation")
         if self.cross and self.n_parents < 2:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from truvae import bits
+from truvae.errors import check_whole
 from truvae.largest import largest
 from truvae.population import Pool
 from truvae.proposals.selections import Selection, draw_parents, softmax
@@ -38,6 +39,11 @@ class GradientFlips:
     selection: Selection = softmax
     temperature: float = 3.0
     swaps: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse to offer nothing."""
+        check_whole("n_parents", self.n_parents)
+        check_whole("n_children", self.n_children)
 
     def __call__(self, pool: Pool) -> None:
         """Offer the most promising changes of the group's current states."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from truvae import bits
+from truvae.errors import check_whole
 from truvae.population import Pool
 
 
@@ -24,6 +25,10 @@ class Random:
     n_states: int = 20
     probability: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse to offer nothing."""
+        check_whole("n_states", self.n_states)
+
     def __call__(self, pool: Pool) -> None:
         """Offer the states."""
         n_latents, shape = pool.model.n_latents, (len(pool.current), self.n_states)
@@ -36,6 +41,10 @@ class PriorSamples:
     """Offer states drawn from the prior, `n_states` to each data point (arXiv:1712.08104)."""
 
     n_states: int = 20
+
+    def __post_init__(self) -> None:
+        """Refuse to offer nothing."""
+        check_whole("n_states", self.n_states)
 
     def __call__(self, pool: Pool) -> None:
         """Offer the states."""
@@ -51,6 +60,10 @@ class PosteriorSamples:
     """
 
     n_states: int = 20
+
+    def __post_init__(self) -> None:
+        """Refuse to offer nothing."""
+        check_whole("n_states", self.n_states)
 
     def __call__(self, pool: Pool) -> None:
         """Offer the states."""
