@@ -18,7 +18,7 @@ from truvae.checkpoint import Checkpoint, State, checkpoint_of
 from truvae.checks import check_seed, device_called, masked_recording, recording_of
 from truvae.clock import Clock, check_budget
 from truvae.errors import InputError
-from truvae.fitting import Material, Run
+from truvae.fitting import Material
 from truvae.gaps import fill_gaps, tell_of_long_gaps
 from truvae.io import to_dtype
 from truvae.ranks import ALONE, Ranks
@@ -283,9 +283,12 @@ def _restored(
     if not split.levels.any():
         clock.on_progress(1)
         return filled
-    generator = torch.Generator(device).manual_seed(seed)
     clock = clock.span(_FILLING if filled.missing else 0, 1)
-    return _denoised(filled, split, plan, generator, saves, clock, on_epoch, ranks)
+
+    def seeded() -> torch.Generator:
+        return torch.Generator(device).manual_seed(seed)
+
+    return _denoised(filled, split, plan, seeded, saves, clock, on_epoch, ranks)
 
 
 def _tell_of_no_noise(filled: AudioResult) -> None:
@@ -309,19 +312,62 @@ def _denoised(
     filled: AudioResult,
     split: Split,
     plan: Plan,
-    generator: torch.Generator,
+    seeded: Callable[[], torch.Generator],
     saves: Checkpoint,
     clock: Clock,
     on_epoch: Callable[[Epoch], None],
     ranks: Ranks,
 ) -> AudioResult:
     """Remove the noise, which may be known, from channels without gaps; one at least has some."""
-    (settings,), components = plan.models, split.components
-    live, known = split.levels > 0, filled.sigma_source == "given"
-    frames = split.whole[None, None][..., live]
+    groups = split.groups()
+    results = [
+        _of_group(filled, split, group, plan, seeded(),
+                  saves if len(groups) == 1 else saves.part(f"group-{index + 1}"),
+                  clock.part(index, len(groups)), on_epoch, ranks)
+        for index, group in enumerate(groups)
+    ]  # fmt: skip
+    _tell_of_little_time(results, clock)
+    first = results[0]
+    parts, restored = split.whole.copy(), filled.restored.copy()
+    levels, noise = split.levels.copy(), np.array(filled.sigma_channels)
+    for group, result in zip(groups, results, strict=True):
+        parts[:, group], levels[group] = result.restored, result.sigma_channels
+    restored[:, split.noisy] = split.components.backward(parts)
+    if any(result.sigma_source == "learned" for result in results):
+        noise[split.noisy] = split.components.of_channels(levels)
+    bounds = [result.elbo for result in results if result.elbo is not None]
+    weights = np.zeros((len(noise), first.components.shape[1]))
+    weights[split.noisy] = first.components
+    return replace(
+        first,
+        restored=restored,
+        sigma=rms(noise),
+        sigma_channels=tuple(noise.tolist()),
+        elbo=float(np.mean(bounds)) if bounds else None,
+        history=[epoch for result in results for epoch in result.history],
+        components=weights,
+        covariances=[kind for result in results for kind in result.covariances],
+        n_data=sum(result.n_data for result in results),
+    )
+
+
+def _of_group(
+    filled: AudioResult,
+    split: Split,
+    group: npt.NDArray[np.bool_],
+    plan: Plan,
+    generator: torch.Generator,
+    saves: Checkpoint,
+    clock: Clock,
+    on_epoch: Callable[[Epoch], None],
+    ranks: Ranks,
+) -> AudioResult:
+    """Remove the noise from a group of components; channels of the result are these."""
+    (settings,), levels = plan.models, split.levels[group]
+    frames, known = split.whole[None, None][..., group], filled.sigma_source == "given"
     units = Units.of(frames, None, plan.scale)
-    units = units if plan.scale else units.balanced(split.levels[live])
-    noise = rms(split.levels[live] / units.spread)
+    units = units if plan.scale else units.balanced(levels)
+    noise = rms(levels / units.spread)
     device = generator.device
     seen = units.standardise(frames, device).permute(3, 0, 2, 1).contiguous()
     material = Material(seen, noise, known, generator, ranks)
@@ -329,37 +375,28 @@ def _denoised(
     entries = sample.entries.expand(len(seen)) / len(seen)  # a window is of one component
     history: list[Epoch] = []
 
-    def sigmas(standard: float) -> Array:
-        levels = np.zeros(len(live))
-        levels[live] = units.sigma(standard)
-        return components.of_channels(levels)
-
     def tell(epoch: Epoch) -> None:
-        bound, sigma = units.bound(epoch.elbo, entries), rms(sigmas(epoch.sigma))
+        bound, now = units.bound(epoch.elbo, entries), split.levels.copy()
+        now[group] = units.sigma(epoch.sigma)
+        sigma = rms(split.components.of_channels(now))
         history.append(replace(epoch, elbo=bound, sigma=sigma))
         on_epoch(history[-1])
 
     done = restore_sound(material, plan, filled.sample_rate, clock, tell, saves)
-    _tell_of_little_time(done.runs[0], clock)
-    parts, restored, first = split.whole.copy(), filled.restored.copy(), done.runs[0]
-    parts[:, live] = units.restore(done.estimate[None, None])[0, 0]
-    restored[:, split.noisy] = components.backward(parts)
-    levels = np.array(filled.sigma_channels)
+    first = done.runs[0]
     learned = settings.covariance == "isotropic" and first.epochs > 0 and not known
     if learned:
-        levels[split.noisy] = sigmas(first.model.noise.sigma)
-    weights = np.zeros((len(levels), np.count_nonzero(live)))
-    weights[split.noisy] = components.weights[:, live]
+        levels = units.sigma(first.model.noise.sigma)
     return replace(
         filled,
-        restored=restored,
+        restored=units.restore(done.estimate[None, None])[0, 0],
         sigma=rms(levels),
         sigma_source="learned" if learned else filled.sigma_source,
         sigma_channels=tuple(levels.tolist()),
         elbo=units.bound(first.bound, entries) if first.epochs else None,
         history=history,
         model=first.model,
-        components=weights,
+        components=split.components.weights[:, group],
         offset=units.offset,
         spread=units.spread,
         covariances=[run.settings.covariance for run in done.runs],
@@ -370,12 +407,12 @@ def _denoised(
     )
 
 
-def _tell_of_little_time(first: Run, clock: Clock) -> None:
-    """Warn where a time budget cut the training of the first model short."""
-    planned = first.settings.epochs
+def _tell_of_little_time(results: Sequence[AudioResult], clock: Clock) -> None:
+    """Warn where a time budget cut the training of the first models short."""
+    planned, epochs = results[0].settings.epochs, min(result.epochs for result in results)
     stopped = clock.should_stop()  # by somebody who knows it
-    if clock.budget is not None and not stopped and first.epochs < _FEW_EPOCHS * planned:
-        learned = f"{first.epochs} of {planned} epochs" if first.epochs else "no model was trained"
+    if clock.budget is not None and not stopped and epochs < _FEW_EPOCHS * planned:
+        learned = f"{epochs} of {planned} epochs" if epochs else "no model was trained"
         warnings.warn(
             f"there was little time to learn ({learned}): more time restores the recording better",
             stacklevel=2,

@@ -41,7 +41,8 @@ def noise_floor(recording: Array, sample_rate: float) -> Array:
     ----------
     recording
         (n, K), NaN where missing: stretches with gaps are left out, and those of one value. Where
-        nearly all samples equal the one before, or no stretch is complete, the level is 0.
+        nearly all samples of the others equal the one before, or no stretch is complete, the level
+        is 0.
     sample_rate
         Samples a second.
 
@@ -61,16 +62,22 @@ def _floor(x: Array, lengths: Sequence[int]) -> float:
     """Return the lowest level of the noise in stretches of some lengths of samples (n,); 0 where
     there are none.
     """
-    if _is_silent(x):
+    if _is_silent(x, lengths[0]):
         return 0.0
+    x = x - np.nanmean(x)  # large offsets would leak into all bands
     energies = [_energies(x, length) for length in lengths]
     return min((_level(kind) for kind in energies if len(kind)), default=0.0)
 
 
-def _is_silent(x: Array) -> bool:
-    """Say whether nearly all samples (n,), NaN where missing, equal the one before."""
+def _is_silent(x: Array, length: int) -> bool:
+    """Say whether nearly all samples (n,), NaN where missing, equal the one before, in those
+    stretches of a length that vary: around what was recorded there may be any number of zeros.
+    """
     steps = np.diff(x)
-    return bool(np.count_nonzero(steps == 0) >= _SILENT * np.count_nonzero(np.isfinite(steps)))
+    starts = np.arange(0, len(steps), length)
+    equal, known = (np.add.reduceat(each, starts) for each in (steps == 0, np.isfinite(steps)))
+    varies = equal < known
+    return bool(equal[varies].sum() >= _SILENT * known[varies].sum())
 
 
 def _energies(x: Array, length: int) -> Array:
