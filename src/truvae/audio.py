@@ -15,7 +15,13 @@ from truvae.audio_job import restore_sound
 from truvae.audio_settings import SoundWishes
 from truvae.channels import Split, noise_of
 from truvae.checkpoint import Checkpoint, State, checkpoint_of
-from truvae.checks import check_seed, device_called, masked_recording, recording_of
+from truvae.checks import (
+    check_seed,
+    check_sigma,
+    device_called,
+    masked_recording,
+    recording_of,
+)
 from truvae.clock import Clock, check_budget
 from truvae.errors import InputError
 from truvae.fitting import Material
@@ -141,6 +147,7 @@ def denoise_audio(
         epochs=epochs,
     )
     recording, where = recording_of(y, sample_rate), device_called(device)
+    check_sigma(sigma, recording, "recording")
     check_seed(random_state)
     check_budget(time_budget)
     clock = Clock(time_budget, on_progress, should_stop).of(ranks)
@@ -244,6 +251,7 @@ def _only_filled(recording: Array, sample_rate: float, options: dict[str, Any]) 
     wishes = SoundWishes(**{field.name: options[field.name] for field in fields(SoundWishes)})
     (settings,) = wishes.plan(recording, sample_rate).models
     where, ranks = device_called(options["device"]), options["ranks"]
+    check_sigma(wishes.sigma, recording, "recording")
     check_seed(options["random_state"])
     check_budget(options["time_budget"])
     clock = Clock(*(options[name] for name in ("time_budget", "on_progress", "should_stop")))
@@ -430,14 +438,27 @@ def _filled(
 ) -> AudioResult:
     """Fill the gaps of channels (n, K), as far as there is time for it, and tell their noise."""
 
+    in_time = True
+
+    def go_on(progress: float) -> bool:
+        nonlocal in_time
+        in_time = clock.go_on(progress) and in_time
+        return in_time
+
     def fill() -> State:  # all ranks do, so that all can stop
-        whole = fill_gaps(recording, sample_rate, clock.go_on)
+        whole = fill_gaps(recording, sample_rate, go_on)
         return State({}, {"whole": torch.from_numpy(whole)})
 
     whole = recording
     if np.isnan(recording).any():
         tell_of_long_gaps(recording, sample_rate)
-        whole = saves.once("filled", clock, fill).tensors["whole"].numpy().copy()
+        state = saves.once("filled", clock, fill, is_whole=lambda state: in_time)
+        whole = state.tensors["whole"].numpy().copy()
+    if not in_time and not clock.should_stop():
+        warnings.warn(
+            "there was no time to fill all gaps: some hold a first guess; more time fills them",
+            stacklevel=2,
+        )
     return ranks.first(lambda: _without_models(recording, whole, wishes, settings, sample_rate))
 
 

@@ -75,10 +75,6 @@ class SoundWishes:
         check_choice("quality", self.quality, QUALITIES)
         check_choice("covariance", self.covariance, COVARIANCES)
         check_choice("channels", self.channels, CHANNELS)
-        if self.sigma is not None and not 0 < self.sigma < np.inf:
-            raise InputError(
-                f"sigma must be above 0, in units of the recording, not {self.sigma:g}"
-            )
         if self.preset is None and self.selection is not None:
             raise InputError("a selection goes with a preset: give one, or leave selection out")
 

@@ -115,9 +115,16 @@ class Checkpoint:
         path = self.folder / self._file(name)
         return self.ranks.first(lambda: self._read(name, path) if path.exists() else None)
 
-    def once(self, name: str, clock: Clock, make: Callable[[], State], beside: int = 1) -> State:
+    def once(
+        self,
+        name: str,
+        clock: Clock,
+        make: Callable[[], State],
+        beside: int = 1,
+        is_whole: Callable[[State], bool] = lambda state: True,
+    ) -> State:
         """Return the state of a step: as it was saved, its time counted as spent, or made now and
-        saved, unless it was cut short.
+        saved, unless it was cut short, or is not whole.
 
         Of so many steps `beside` each other each counts for its share of the time.
 
@@ -131,7 +138,7 @@ class Checkpoint:
             clock.watch.forward(state.values.pop("seconds"))
             return state
         state = make()
-        if not clock.should_stop():
+        if is_whole(state) and not clock.should_stop():
             self.save(name, state.values | {"seconds": clock.seconds / beside}, state.tensors)
         return state
 

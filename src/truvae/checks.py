@@ -14,8 +14,31 @@ Array = npt.NDArray[Any]
 
 # Sizes of values that can be squared, and more, in floating point.
 _TINY, HUGE = 1e-30, 1e30
+# Noise over what values span that is too much; where it is cut off it may be more than they span.
+_LOUDEST = 10
 # The fewest samples of a recording to learn from.
 _FEWEST = 64
+
+
+def check_sigma(sigma: Any, values: Array, what: str) -> None:
+    """Raise an `InputError` unless a level of noise, if it is given, can be that of values.
+
+    >>> check_sigma(25, np.array([0.1, 0.9]), "recording")
+    Traceback (most recent call last):
+    truvae.errors.InputError: sigma is in units of the recording, whose values span 0.8: not 25
+    """
+    if sigma is None:
+        return
+    if not isinstance(sigma, Real) or not 0 < float(sigma) <= HUGE:
+        raise InputError(
+            f"sigma must be above 0 and at most {HUGE:g}, in units of the {what}, not {sigma}"
+        )
+    known = values[np.isfinite(values)]
+    span = float(np.ptp(known)) if known.size else 0.0
+    if 0 < span * _LOUDEST < float(sigma):
+        raise InputError(
+            f"sigma is in units of the {what}, whose values span {span:.3g}: not {float(sigma):g}"
+        )
 
 
 def unmasked(values: npt.ArrayLike) -> Array:
@@ -207,7 +230,7 @@ def _check_samples(recording: Array) -> None:
         raise InputError(f"the recording has no known sample{where}: all of it is missing")
     if (np.nanmax(recording, 0) == np.nanmin(recording, 0)).all():
         raise InputError(
-            f"the recording is silent (all samples are {np.nanmax(recording):g}): there is nothing "
+            f"the recording is silent (all known samples are {np.nanmax(recording):g}): there is nothing "
             "to restore"
         )
     _check_sizes("recording", np.nanmin(recording), np.nanmax(recording))
@@ -303,6 +326,7 @@ __all__ = [
     "check_frames",
     "check_patch_size",
     "check_seed",
+    "check_sigma",
     "check_table",
     "device_called",
     "frames_of",

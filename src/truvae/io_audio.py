@@ -171,6 +171,11 @@ def check_sound_output(path: str | os.PathLike[str], sound: Sound | None = None)
         )
 
 
+def holds_more(path: Path, sound: Sound) -> bool:
+    """Tell whether a recording that is written to `path` may be louder than full scale."""
+    return _target(path, sound)[1] not in _BITS
+
+
 def _starts_a_sound(start: bytes) -> bool:
     if start[:4] in (b"RIFF", b"RIFX", b"RF64"):
         return start[8:12] == b"WAVE"
@@ -296,6 +301,7 @@ __all__ = [
     "SOUND_EXTENSIONS",
     "Sound",
     "check_sound_output",
+    "holds_more",
     "is_sound",
     "read_sound",
     "write_sound",

@@ -127,7 +127,13 @@ def refine(
 
 @torch.no_grad()
 def refine_recording(
-    noisy: Tensor, estimate: Tensor, sigma: float, sample_rate: float
+    noisy: Tensor,
+    estimate: Tensor,
+    sigma: float,
+    sample_rate: float,
+    *,
+    go_on: Callable[[], bool] = lambda: True,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """Restore a recording once more, given a first estimate of it.
 
@@ -144,10 +150,15 @@ def refine_recording(
         Standard deviation of the noise, in units of the recording.
     sample_rate
         Samples a second.
+    go_on
+        Asked again and again; it need not ask other ranks.
+    ranks
+        Processes that all do this.
 
     Returns
     -------
-    The second estimate, (n, K), and its variance where the first one is right.
+    The second estimate, (n, K), and its variance where the first one is right; `estimate` itself,
+    with the variance of the noise, if `go_on` said False on any rank.
 
     Examples
     --------
@@ -170,8 +181,11 @@ def refine_recording(
         near = nearest(distances(pilot, some, around), some, around, _NEAR)
         return _of_all(data, pilot, near, sigma**2, 0.0)
 
-    posteriors = side_by_side(look, references.split(_TOGETHER), noisy.device)
+    left = deque(references.split(_TOGETHER))
+    posteriors = side_by_side(look, _while(lambda done: go_on(), left), noisy.device)
     mean, variance = merge_moments(data, posteriors, _DOUBT * sigma**2)
+    if ranks.any(bool(left)):
+        return estimate, torch.full_like(variance[0], sigma**2)
     return mean[0], variance[0]
 
 

@@ -1,6 +1,6 @@
 """One recording: read it, restore it, write the result, and say what was done."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from truvae.console import tell, with_progress
 from truvae.errors import InputError
 from truvae.experiments import Experiment, damage, dropped, finite, refuse
 from truvae.io import check_apart
-from truvae.io_audio import Sound, check_sound_output, read_sound, write_sound
+from truvae.io_audio import Sound, check_sound_output, holds_more, read_sound, write_sound
 from truvae.records import concluded, described, save
 from truvae.threads import use_threads
 
@@ -48,10 +48,11 @@ def restore_sound_file(
     if torchrun.rank() > 0:
         return {"input": str(source)}
     result = replace(result, restored=_louder(result.restored, sound, options))
-    late = [*warned, *write_sound(target, replace(sound, data=result.restored))]
+    written, loud = _beyond_full_scale(replace(sound, data=result.restored), sound, target, options)
+    late = [*warned, *loud, *write_sound(target, written)]
     tell(late, options)
     result = replace(result, restored=read_sound(target).data)  # as it was written
-    record = _describe(result, sound, options) | _measure(experiment, result.restored)
+    record = _describe(result, sound, options) | _measure(experiment, sound, result, options)
     record |= concluded(source, target, sound.data.shape, options, [*notes, *late], start)
     if options["report"]:
         from truvae.sound_report import write_sound_report
@@ -103,9 +104,7 @@ def _missing(sound: Sound, options: Mapping[str, Any]) -> Array:
     data = sound.data
     missing = np.isnan(data)
     if options["repair"]:
-        from truvae.gaps import damaged_samples
-
-        missing = missing | damaged_samples(_known(data), options["repair"], sound.sample_rate)
+        missing = missing | _repaired(sound, options["repair"])
     if options.get("mask") is not None:
         unknown = _alike(sound, "mask", options["mask"]) != 0
         missing = missing | (~unknown if options["invert_mask"] else unknown)
@@ -114,6 +113,13 @@ def _missing(sound: Sound, options: Mapping[str, Any]) -> Array:
     if options.get("drop") is not None:
         missing = missing | dropped((len(data), 1), data.shape, options)
     return np.asarray(missing)
+
+
+def _repaired(sound: Sound, repairs: Sequence[str]) -> Array:
+    """Return where samples are to be repaired, (n, K)."""
+    from truvae.gaps import damaged_samples
+
+    return damaged_samples(_known(sound.data), repairs, sound.sample_rate)
 
 
 def _unrepaired(experiment: Experiment, options: Mapping[str, Any]) -> list[str]:
@@ -142,6 +148,23 @@ def _louder(restored: Array, sound: Sound, options: Mapping[str, Any]) -> Array:
     from truvae.gaps import beyond_clipping
 
     return beyond_clipping(restored, _known(sound.data))
+
+
+def _beyond_full_scale(
+    restored: Sound, sound: Sound, target: Path, options: Mapping[str, Any]
+) -> tuple[Sound, list[str]]:
+    """Return a recording as it can be written, and a note: what was clipped at full scale is louder
+    where it is repaired, and integers cannot hold that.
+    """
+    if "clipping" not in (options["repair"] or ()) or holds_more(target, sound):
+        return restored, []
+    beyond = _repaired(sound, ["clipping"]) & (np.abs(restored.data) > 1)
+    if not beyond.any():
+        return restored, []
+    peak = f"repaired samples reach {np.abs(restored.data[beyond]).max():.3g} of full scale"
+    if target.suffix.lower() == ".wav":
+        return replace(restored, subtype="FLOAT"), [f"{peak}: written as floats of 32 bit"]
+    return restored, [f"{peak}, and are clipped again: write {target.stem}.wav to keep them"]
 
 
 def _restore(
@@ -190,15 +213,19 @@ def _describe(result: "AudioResult", sound: Sound, options: Mapping[str, Any]) -
     }
 
 
-def _measure(experiment: Experiment, restored: Array) -> dict[str, float | None]:
+def _measure(
+    experiment: Experiment, sound: Sound, result: "AudioResult", options: Mapping[str, Any]
+) -> dict[str, float | None]:
     """Return the quality of the recording as written, null without a reference."""
     if experiment.reference is None:
         return {"snr_noisy": None, "snr": None}
     from truvae.metrics import snr
 
-    reference = np.broadcast_to(experiment.reference, restored.shape)
+    reference = np.broadcast_to(experiment.reference, result.restored.shape)
     before = np.nan_to_num(experiment.seen)  # silence where nothing is known
-    return finite({"snr_noisy": snr(reference, before), "snr": snr(reference, restored)})
+    if options["repair"]:  # what is to be repaired is there, and is heard
+        before = np.where(_repaired(sound, options["repair"]), _known(experiment.damaged), before)
+    return finite({"snr_noisy": snr(reference, before), "snr": snr(reference, result.restored)})
 
 
 __all__ = ["restore_sound_file"]
