@@ -52,13 +52,17 @@ class _Work:
     experiment: Experiment
 
     @staticmethod
-    def begin(source: Path, target: Path, options: Mapping[str, Any]) -> "_Work":
-        """Read the picture; check where the result goes before any work."""
+    def begin(source: Path, target: Path, options: Mapping[str, Any], place: int = 0) -> "_Work":
+        """Read the picture; check where the result goes before any work.
+
+        Pictures that are restored together are damaged each in its own way, by their place.
+        """
         refuse(options, _OF_SOUND, "recordings", "picture")
         picture = read_picture(source)
         check_output(target, picture)
         check_apart(target, source, options["reference"], options.get("mask"))
-        return _Work(source, target, options, picture, _experiment(picture, options))
+        drawn = {**options, "seed": [options["seed"], place]} if place else options
+        return _Work(source, target, options, picture, _experiment(picture, drawn))
 
     @property
     def notes(self) -> list[str]:
@@ -152,10 +156,10 @@ def restore_together(
         If an option makes no sense, or the pictures are of different shapes or types.
     """
     works, records = [], []
-    for task in tasks:
+    for place, task in enumerate(tasks):
         try:
             _check_picture(task[0])
-            works.append(_Work.begin(*task))
+            works.append(_Work.begin(*task, place))
         except (InputError, OSError) as error:
             records.append(failure(task[0], error))
     if not works:
