@@ -28,6 +28,7 @@ KEYS = set(
     [
         "input",
         "output",
+        "interrupted",
         "kind",
         "shape",
         "seed",

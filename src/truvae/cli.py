@@ -159,7 +159,11 @@ _FILE_OPTIONS = [
         metavar="N",
         help="Files to restore at a time, each in a process with its share of the --threads.",
     ),
-    click.option("--skip-existing", is_flag=True, help="Leave out files whose output exists."),
+    click.option(
+        "--skip-existing",
+        is_flag=True,
+        help="Leave out files whose output exists; of several, those interrupted have none.",
+    ),
     click.option(
         "--shared-model",
         is_flag=True,

@@ -69,7 +69,9 @@ class _Work:
         """What is to be told of the input."""
         return [*self.picture.notes, *self.experiment.notes("picture")]
 
-    def finish(self, result: "Result", warned: list[str], start: float) -> dict[str, Any]:
+    def finish(
+        self, result: "Result", warned: list[str], start: float, interrupted: bool
+    ) -> dict[str, Any]:
         """Write the result and a report, and return the record; of several ranks, rank 0 does."""
         picture, options = self.picture, self.options
         if torchrun.rank() > 0:
@@ -81,7 +83,8 @@ class _Work:
         record = _describe(result, options)
         record |= _measure(self.experiment, restored, picture.channels)
         notes = [*self.notes, *late]
-        record |= concluded(self.source, self.target, picture.data.shape, options, notes, start)
+        shape = picture.data.shape
+        record |= concluded(self.source, self.target, shape, options, notes, start, interrupted)
         if options["report"]:
             from truvae.report import write_report
 
@@ -124,7 +127,7 @@ def restore_file(
     work = _Work.begin(source, target, options)
     channels = work.picture.channels
     result, warned = _restore(work.experiment, channels, work.notes, options, start, should_stop)
-    record = work.finish(result, warned, start)
+    record = work.finish(result, warned, start, should_stop())
     if options["save_model"]:
         _save_model(options["save_model"], result)
     return record
@@ -165,11 +168,13 @@ def restore_together(
     if not works:
         return records
     result, warned = _restore_alike(works, start, should_stop)
+    interrupted = should_stop()  # and not while the results are written
     for work, restored in zip(works, result.restored, strict=True):
         missing = float(np.isnan(work.experiment.seen).mean())
         part = replace(result, restored=restored, missing=missing)
         try:
-            records.append(work.finish(part, warned if work is works[0] else [], start))
+            told = warned if work is works[0] else []
+            records.append(work.finish(part, told, start, interrupted))
         except (InputError, OSError) as error:
             records.append(failure(work.source, error))
     if works[0].options["save_model"]:
