@@ -49,6 +49,7 @@ class _Work:
     target: Path
     options: Mapping[str, Any]
     picture: Picture
+    mask: Picture | None
     experiment: Experiment
 
     @staticmethod
@@ -62,12 +63,15 @@ class _Work:
         check_output(target, picture)
         check_apart(target, source, options["reference"], options.get("mask"))
         drawn = {**options, "seed": [options["seed"], place]} if place else options
-        return _Work(source, target, options, picture, _experiment(picture, drawn))
+        mask = read_plane(options["mask"]) if options.get("mask") is not None else None
+        experiment = _experiment(picture, mask, drawn)
+        return _Work(source, target, options, picture, mask, experiment)
 
     @property
     def notes(self) -> list[str]:
         """What is to be told of the input."""
-        return [*self.picture.notes, *self.experiment.notes("picture")]
+        of_mask = [f"the mask: {note}" for note in self.mask.notes] if self.mask else []
+        return [*self.picture.notes, *of_mask, *self.experiment.notes("picture")]
 
     def finish(
         self, result: "Result", warned: list[str], start: float, interrupted: bool
@@ -226,9 +230,9 @@ def _save_model(folder: Path, result: "Result") -> None:
     save(folder, "restoration", result, more)
 
 
-def _experiment(picture: Picture, options: Mapping[str, Any]) -> Experiment:
+def _experiment(picture: Picture, mask: Picture | None, options: Mapping[str, Any]) -> Experiment:
     """Damage the picture as asked, and find what to compare the result with."""
-    missing = _missing(picture, options) if "drop" in options else None
+    missing = _missing(picture, mask, options) if "drop" in options else None
     read = partial(_reference, picture)
     return damage(picture.data, missing, options, "picture", read)
 
@@ -243,13 +247,14 @@ def _reference(picture: Picture, path: str) -> Array:
     return reference
 
 
-def _missing(picture: Picture, options: Mapping[str, Any]) -> Array:
+def _missing(picture: Picture, mask: Picture | None, options: Mapping[str, Any]) -> Array:
     """Return where values are missing, in the shape of the picture."""
     data = picture.data
     pixels = data.shape[:-1] if picture.channels else data.shape
     missing = np.isnan(data)
-    if options["mask"] is not None:
-        missing = missing | _spread(_mask(options, pixels), picture)
+    if mask is not None:
+        unknown = _unknown(mask.data, pixels, options["invert_mask"])
+        missing = missing | _spread(unknown, picture)
     if options["missing_value"] is not None:
         same = data == options["missing_value"]
         missing = missing | _spread(same.all(axis=-1) if picture.channels else same, picture)
@@ -258,15 +263,13 @@ def _missing(picture: Picture, options: Mapping[str, Any]) -> Array:
     return np.asarray(missing)
 
 
-def _mask(options: Mapping[str, Any], pixels: tuple[int, ...]) -> Array:
-    """Read the mask: true where pixels are missing, in every frame."""
-    mask = read_plane(options["mask"])
+def _unknown(mask: Array, pixels: tuple[int, ...], inverted: bool) -> Array:
+    """Return where pixels are missing by a mask, in every frame."""
     if mask.shape != pixels[-2:]:
         raise InputError(
             f"the mask has shape {mask.shape}, the picture {pixels[-2:]}: they must be equal"
         )
-    unknown = mask != 0
-    return np.broadcast_to(~unknown if options["invert_mask"] else unknown, pixels)
+    return np.broadcast_to((mask == 0) if inverted else (mask != 0), pixels)
 
 
 def _spread(unknown: Array, picture: Picture) -> Array:
