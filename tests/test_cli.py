@@ -231,6 +231,8 @@ def bad_calls(folder, tmp):
     yield [noisy, "-o", out, "--quality", "superb"], "superb"
     yield [noisy, "-o", out, "--add-noise", 5, "--reference", noisy], "leave --reference out"
     yield [noisy, "-o", out, "--reference", tmp / "tiny.npy"], "the reference has shape (3, 3)"
+    deep = folder / "noisy16.tif"
+    yield [noisy, "-o", out, "--reference", deep], "the reference holds uint16 values, the picture"
     yield [noisy, "-o", out, "--wrong"], "--wrong"
     yield [noisy], "'-o'"
 

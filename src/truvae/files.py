@@ -244,6 +244,12 @@ def _reference(picture: Picture, path: str) -> Array:
             f"the reference has shape {reference.shape}, the picture {picture.data.shape}: "
             "they must be equal"
         )
+    types = {reference.dtype, picture.data.dtype}
+    if all(t.kind in "iu" for t in types) and len({t.itemsize for t in types}) > 1:
+        raise InputError(
+            f"the reference holds {reference.dtype} values, the picture {picture.data.dtype}: give "
+            "one of the same type"
+        )
     return reference
 
 
