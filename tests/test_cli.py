@@ -431,6 +431,7 @@ def bad_inpainting(folder, tmp):
     yield [noisy, "-o", out, "--drop", 1.5], "--drop"
     yield [noisy, "-o", out, "--drop", 0.5, "--missing-value", 0], "give one of"
     yield [noisy, "-o", out, "--drop", 0.5, "--invert-mask"], "goes with a --mask"
+    yield [noisy, "-o", out, "--missing-value", 0, "--drop-per", "value"], "goes with --drop:"
     yield [noisy, "-o", out, "--drop", 0.5, "--reference", noisy], "leave --reference out"
 
 

@@ -232,6 +232,8 @@ def inpaint(inputs: tuple[str, ...], output: str, **options: Any) -> int:
         raise InputError("give one of --mask, --missing-value and --drop, not several")
     if options["invert_mask"] and options["mask"] is None:
         raise InputError("--invert-mask goes with a --mask: give one, or leave it out")
+    if options["drop_per"] != "pixel" and options["drop"] is None:
+        raise InputError("--drop-per value goes with --drop: give that too, or leave it out")
     return _all_files(inputs, output, options)
 
 
