@@ -73,7 +73,7 @@ def fill(
     source = options.data / "images" / file
     mask = options.data / "images" / "kate_mask.png"
     clean = read_picture(source)
-    missing = read_plane(mask) == 0 if share is None else dropped(clean, share, seed)
+    missing = read_plane(mask).data == 0 if share is None else dropped(clean, share, seed)
     show(f"inpaint-{case}-{seed}-damaged", clean, np.where(spread(missing, clean), 0, clean.data))
     stem = f"inpaint-{case}-{seed}-{method}"
     if method == "biharmonic":

@@ -374,6 +374,7 @@ def test_files_keep_rate_channels_and_type(tmp_path, capsys, name):
     assert (after.sample_rate, after.data.shape) == (RATE, (3000, 2))
     assert after.subtype == before.subtype == record["subtype"]
     assert record["kind"] == "sound" and record["psnr"] is None
+    assert record["interrupted"] is False
     assert record["snr"] == pytest.approx(snr(before.data, after.data))
     assert record["snr"] > record["snr_noisy"] + 3
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import strict, truvae
+from test_cli import called, strict, truvae
 from test_restore import noisy_scene
 from test_workers import is_gone
 
@@ -184,8 +184,36 @@ def test_a_signal_ends_all_with_their_best_so_far(pictures, tmp_path, number, st
     assert process.returncode == status
     told = {Path(json.loads(line)["input"]).name for line in stdout.splitlines()}
     assert told == {"a.png", "b.png"} and "Traceback" not in stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == told
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"a.unfinished.png", "b.unfinished.png"}
     assert all(is_gone(pid) for pid in workers)
+
+
+@pytest.mark.parametrize("shared", [[], ["--shared-model"]])
+def test_what_was_interrupted_is_not_taken_for_done(pictures, tmp_path, monkeypatch, shared):
+    from truvae import files
+
+    restore = files._restore
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return restore(*arguments)
+
+    def outputs():
+        return {path.name for path in (tmp_path / "out").iterdir()}
+
+    command = ["denoise", pictures, "-o", tmp_path / "out", "--skip-existing", "--json", *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_restore", interrupted)
+        done = called(*command, *shared)
+    told = records(done)
+    aside = {f"{name[0]}.unfinished.png" for name in told}
+    assert done.returncode == 130 and "a.png" in told and outputs() == aside
+    assert all(record["interrupted"] for record in told.values())
+    assert told["a.png"]["output"] == str(tmp_path / "out" / "a.unfinished.png")
+    told = records(called(*command, *shared))
+    assert outputs() == set(told) == {"a.png", "b.png", "c.png"}
+    assert not any(record["interrupted"] for record in told.values())
 
 
 @on_linux
@@ -250,11 +278,32 @@ def test_inpainting_with_a_model_in_common(pictures, tmp_path):
     done = truvae("inpaint", pictures, "-o", tmp_path / "out", "--shared-model", "--json",
                   "--drop", 0.2, "-q", *TINY)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    missing = np.random.default_rng(0).random((24, 24)) < 0.2
-    for name, record in records(done).items():
+    told = records(done)
+    for place, name in enumerate(sorted(told)):
+        missing = np.random.default_rng([0, place] if place else 0).random((24, 24)) < 0.2
+        record = told[name]
         before, after = (read_picture(p / name).data for p in (pictures, tmp_path / "out"))
         np.testing.assert_array_equal(after[~missing], before[~missing])
         assert record["missing"] == pytest.approx(missing.mean()) and record["psnr"] > 10
+
+
+def test_pictures_with_models_in_common_have_noise_of_their_own(pictures, tmp_path, monkeypatch):
+    """What they shared would be taken for signal. The first is damaged as it is alone."""
+    from truvae import files
+
+    clean, seen = [read_picture(pictures / name).data for name in ("a.png", "b.png")], []
+    restore = files._restore
+    monkeypatch.setattr(files, "_restore", lambda experiment, *rest: (
+        seen.append(experiment.damaged), restore(experiment, *rest))[1])  # fmt: skip
+    (pictures / "c.png").unlink()
+    command = ["-o", tmp_path / "out", "--add-noise", 20, "--seed", 3, "-q", *TINY]
+    assert called("denoise", pictures, "--shared-model", *command).returncode == 0
+    assert called("denoise", pictures, *command).returncode == 0
+    together, *alone = seen
+    noise = together - np.stack(clean)
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.2
+    np.testing.assert_array_equal(together[0], alone[0])
+    np.testing.assert_allclose(alone[0] - clean[0], alone[1] - clean[1])
 
 
 def test_pictures_that_cannot_share_models_are_told(pictures, tmp_path):

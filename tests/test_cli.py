@@ -28,6 +28,7 @@ KEYS = set(
     [
         "input",
         "output",
+        "interrupted",
         "kind",
         "shape",
         "seed",
@@ -230,6 +231,8 @@ def bad_calls(folder, tmp):
     yield [noisy, "-o", out, "--quality", "superb"], "superb"
     yield [noisy, "-o", out, "--add-noise", 5, "--reference", noisy], "leave --reference out"
     yield [noisy, "-o", out, "--reference", tmp / "tiny.npy"], "the reference has shape (3, 3)"
+    deep = folder / "noisy16.tif"
+    yield [noisy, "-o", out, "--reference", deep], "the reference holds uint16 values, the picture"
     yield [noisy, "-o", out, "--wrong"], "--wrong"
     yield [noisy], "'-o'"
 
@@ -332,6 +335,17 @@ def test_inpainting_fills_what_the_mask_marks_and_nothing_else(folder, tmp_path)
     assert (after[mask] != before[mask]).mean() > 0.5
 
 
+def test_what_there_is_to_tell_of_a_mask_is_told(folder, tmp_path):
+    mask = np.random.default_rng(0).random((32, 32)) < 0.2
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    done = called("inpaint", folder / "noisy.png", "-o", tmp_path / "out.png", "--mask",
+                  tmp_path / "mask.tif", "--json", *TINY)  # fmt: skip
+    record = strict(done.stdout)
+    assert record["missing"] == pytest.approx(mask.mean())
+    assert record["notes"][0].startswith("the mask: it shows white where its bits are 0")
+    assert record["notes"][0] in done.stderr
+
+
 def test_dropped_pixels_are_as_promised(folder, tmp_path):
     out = tmp_path / "out.npy"
     dropping = ["--drop", 0.3, "--seed", 4, "--json"]
@@ -417,6 +431,7 @@ def bad_inpainting(folder, tmp):
     yield [noisy, "-o", out, "--drop", 1.5], "--drop"
     yield [noisy, "-o", out, "--drop", 0.5, "--missing-value", 0], "give one of"
     yield [noisy, "-o", out, "--drop", 0.5, "--invert-mask"], "goes with a --mask"
+    yield [noisy, "-o", out, "--missing-value", 0, "--drop-per", "value"], "goes with --drop:"
     yield [noisy, "-o", out, "--drop", 0.5, "--reference", noisy], "leave --reference out"
 
 

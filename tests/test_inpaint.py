@@ -273,7 +273,7 @@ def test_constant_frames_stay_as_they_are_unless_models_are_shared():
     _, noisy = stack_of(3)
     noisy[0], noisy[1], noisy[1, 0, 0] = 0, 5, np.nan
     progress = []
-    with pytest.warns(UserWarning, match="frames 1, 2 of 3 are constant"):
+    with pytest.warns(UserWarning, match="frames 1, 2 of 3 are constant: .* but for gaps"):
         result = truvae.denoise(noisy, on_progress=progress.append, return_result=True, **TINY)
     alone = truvae.denoise(noisy[2], return_result=True, **TINY)
     assert (result.restored[0] == 0).all() and (result.restored[1] == 5).all()
@@ -283,6 +283,29 @@ def test_constant_frames_stay_as_they_are_unless_models_are_shared():
     assert min(progress) < 0.3 and progress[-1] == 1
     restored = truvae.denoise(noisy, stack="shared", **TINY)
     assert np.isfinite(restored).all() and np.abs(restored[1] - 5).mean() < 40
+
+
+def test_frames_without_gaps_take_no_part_in_the_filling_of_others():
+    _, noisy = stack_of(3)
+    noisy[1:2][gaps_of((1, 48, 48), 0.2)] = np.nan
+    known = np.isfinite(noisy)
+    with pytest.warns(UserWarning, match="nothing is missing in 2 of 3 frames: they stay"):
+        result = truvae.inpaint(noisy, return_result=True, **TINY)
+    alone = truvae.inpaint(noisy[1], return_result=True, **TINY)
+    np.testing.assert_array_equal(result.restored[1], alone.restored)
+    np.testing.assert_array_equal(result.restored[known], noisy[known])
+    assert (result.sigma, result.n_data) == (alone.sigma, alone.n_data)
+    assert result.frames == 3 and result.missing == pytest.approx(1 - known.mean())
+    # All are cleaned if noise is to go, or one has to be learned from.
+    assert truvae.inpaint(noisy, denoise=True, return_result=True, **TINY).n_data > result.n_data
+    noisy[1] = np.where(known[1], 7, np.nan)
+    with pytest.warns(UserWarning) as told:
+        filled = truvae.inpaint(noisy, **TINY)
+    assert str(told[0].message) == (
+        "frame 2 of 3 is constant: it stays as it is, but for gaps, which get the same value"
+    )
+    assert (filled[1] == 7).all()
+    np.testing.assert_array_equal(filled[[0, 2]], noisy[[0, 2]])
 
 
 def test_noise_that_grows_with_the_signal_is_told_and_handled():

@@ -848,13 +848,13 @@ def test_npy_of_four_has_alpha_and_keeps_it(tmp_path):
 def test_planes_for_masks(tmp_path):
     grey = random((5, 6)) > 99
     np.save(tmp_path / "a.npy", grey)
-    same(read_plane(tmp_path / "a.npy"), grey)
+    same(read_plane(tmp_path / "a.npy").data, grey)
     Image.fromarray(grey).save(tmp_path / "a.png")
-    same(read_plane(tmp_path / "a.png"), grey.astype(np.uint8) * 255)
+    same(read_plane(tmp_path / "a.png").data, grey.astype(np.uint8) * 255)
     colour = np.zeros((5, 6, 4), np.uint8)
     colour[1, 2, 1], colour[..., 3] = 7, 255
     Image.fromarray(colour).save(tmp_path / "b.png")
-    same(read_plane(tmp_path / "b.png"), colour[..., 1] > 0)
+    same(read_plane(tmp_path / "b.png").data, colour[..., 1] > 0)
     np.save(tmp_path / "c.npy", np.zeros(5, bool))
     with pytest.raises(InputError, match="two axes or more"):
         read_plane(tmp_path / "c.npy")
@@ -862,6 +862,26 @@ def test_planes_for_masks(tmp_path):
         np.save(tmp_path / "c.npy", values)
         with pytest.raises(InputError, match="is a stack of 4 frames"):
             read_plane(tmp_path / "c.npy")
+
+
+def test_bits_of_a_mask_count_as_stored(tmp_path):
+    """What tifffile writes of an array of bools is shown inverted, and means that array."""
+    flags = random((5, 6)) > 99
+    tifffile.imwrite(tmp_path / "a.tif", flags)
+    plane = read_plane(tmp_path / "a.tif")
+    same(plane.data, flags.astype(np.uint8) * 255)
+    assert plane.notes == ("it shows white where its bits are 0: there it counts as zero",)
+    tifffile.imwrite(tmp_path / "b.tif", flags, photometric="minisblack")
+    same(read_plane(tmp_path / "b.tif").data, plane.data)
+    tifffile.imwrite(tmp_path / "c.tif", plane.data, photometric="miniswhite")
+    assert read_plane(tmp_path / "c.tif").notes[-1].startswith("white was stored as 0")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_mask_that_is_a_jpeg_is_told(tmp_path, mode):
+    Image.new(mode, (8, 8)).save(tmp_path / "a.jpg")
+    plane = read_plane(tmp_path / "a.jpg")
+    assert plane.data.shape == (8, 8) and "near zero is not zero" in plane.notes[-1]
 
 
 # --- Bad files and bad outputs --------------------------------------------------------------

@@ -33,6 +33,7 @@ def test_fit_says_what_was_learned(fitted):
     assert done.returncode == 0 and done.stderr == ""
     record = json.loads(done.stdout)
     assert record["n_data"] == 300 and record["n_features"] == 12 and record["epochs"] == 3
+    assert record["interrupted"] is False
     est = TVAE(n_latents=8, hidden=(8,), n_states=8, max_epochs=3, random_state=0).fit(x)
     assert record["elbo"] == pytest.approx(est.elbo_, rel=1e-3)
     assert record["sigma"] == pytest.approx(est.sigma_, rel=1e-3)

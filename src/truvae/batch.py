@@ -105,8 +105,8 @@ def restore_all(
     start
         When the program began, by `time.perf_counter`: the first file pays for that.
     stop
-        Once a signal was received, what is worked on ends with its best so far, and nothing more
-        is begun.
+        Once a signal was received, what is worked on ends with its best so far, of several files
+        in one with ".unfinished" in its name, and nothing more is begun.
     jobs
         How many processes work at a time, each on a file of its own with its share of the threads;
         with 1 it is this one.
@@ -141,6 +141,7 @@ def restore_all(
     loud = jobs > 1 and not quiet  # where the processes are silent
     with closing(outcomes), _bar(len(left), shown=loud) as bar:  # closing ends the processes
         for task, record in outcomes:
+            record = _settled(task, record) if several else record
             records.append(record)
             if not _tells(record, stop):
                 continue
@@ -265,6 +266,19 @@ def _restore_there(task: Task, should_stop: Callable[[], bool]) -> Record:
     start = time.perf_counter()
     use_threads(task.options["threads"])
     return _restored(task, start, should_stop, several=True)
+
+
+def _settled(task: Task, record: Record) -> Record:
+    """Put aside what was interrupted, so that it is not taken for done; what was put aside before
+    goes once the file is done.
+    """
+    aside = task.target.with_stem(f"{task.target.stem}.unfinished")
+    if record.get("interrupted"):
+        task.target.replace(aside)
+        return record | {"output": str(aside)}
+    if "output" in record:
+        aside.unlink(missing_ok=True)
+    return record
 
 
 def _tells(record: Record, stop: StopSignals) -> bool:

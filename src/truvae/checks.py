@@ -230,8 +230,8 @@ def _check_samples(recording: Array) -> None:
         raise InputError(f"the recording has no known sample{where}: all of it is missing")
     if (np.nanmax(recording, 0) == np.nanmin(recording, 0)).all():
         raise InputError(
-            f"the recording is silent (all known samples are {np.nanmax(recording):g}): there is nothing "
-            "to restore"
+            f"the recording is silent (all known samples are {np.nanmax(recording):g}): there is "
+            "nothing to restore"
         )
     _check_sizes("recording", np.nanmin(recording), np.nanmax(recording))
 

@@ -159,7 +159,11 @@ _FILE_OPTIONS = [
         metavar="N",
         help="Files to restore at a time, each in a process with its share of the --threads.",
     ),
-    click.option("--skip-existing", is_flag=True, help="Leave out files whose output exists."),
+    click.option(
+        "--skip-existing",
+        is_flag=True,
+        help="Leave out files whose output exists; of several, those interrupted have none.",
+    ),
     click.option(
         "--shared-model",
         is_flag=True,
@@ -228,6 +232,8 @@ def inpaint(inputs: tuple[str, ...], output: str, **options: Any) -> int:
         raise InputError("give one of --mask, --missing-value and --drop, not several")
     if options["invert_mask"] and options["mask"] is None:
         raise InputError("--invert-mask goes with a --mask: give one, or leave it out")
+    if options["drop_per"] != "pixel" and options["drop"] is None:
+        raise InputError("--drop-per value goes with --drop: give that too, or leave it out")
     return _all_files(inputs, output, options)
 
 

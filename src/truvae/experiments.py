@@ -1,7 +1,7 @@
 """Experiments: what is clean made noisy or incomplete, and what the result is compared with."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ def damage(
     return Experiment(data, missing, reference)
 
 
-def add_noise(values: Array, sigma: float, seed: int) -> Array:
+def add_noise(values: Array, sigma: float, seed: int | Sequence[int]) -> Array:
     """Add Gaussian noise in input units, neither clipped nor rounded."""
     noisy: Array = values + np.random.default_rng(seed).normal(0, sigma, values.shape)
     return noisy

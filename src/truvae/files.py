@@ -49,23 +49,33 @@ class _Work:
     target: Path
     options: Mapping[str, Any]
     picture: Picture
+    mask: Picture | None
     experiment: Experiment
 
     @staticmethod
-    def begin(source: Path, target: Path, options: Mapping[str, Any]) -> "_Work":
-        """Read the picture; check where the result goes before any work."""
+    def begin(source: Path, target: Path, options: Mapping[str, Any], place: int = 0) -> "_Work":
+        """Read the picture; check where the result goes before any work.
+
+        Pictures that are restored together are damaged each in its own way, by their place.
+        """
         refuse(options, _OF_SOUND, "recordings", "picture")
         picture = read_picture(source)
         check_output(target, picture)
         check_apart(target, source, options["reference"], options.get("mask"))
-        return _Work(source, target, options, picture, _experiment(picture, options))
+        drawn = {**options, "seed": [options["seed"], place]} if place else options
+        mask = read_plane(options["mask"]) if options.get("mask") is not None else None
+        experiment = _experiment(picture, mask, drawn)
+        return _Work(source, target, options, picture, mask, experiment)
 
     @property
     def notes(self) -> list[str]:
         """What is to be told of the input."""
-        return [*self.picture.notes, *self.experiment.notes("picture")]
+        of_mask = [f"the mask: {note}" for note in self.mask.notes] if self.mask else []
+        return [*self.picture.notes, *of_mask, *self.experiment.notes("picture")]
 
-    def finish(self, result: "Result", warned: list[str], start: float) -> dict[str, Any]:
+    def finish(
+        self, result: "Result", warned: list[str], start: float, interrupted: bool
+    ) -> dict[str, Any]:
         """Write the result and a report, and return the record; of several ranks, rank 0 does."""
         picture, options = self.picture, self.options
         if torchrun.rank() > 0:
@@ -77,7 +87,8 @@ class _Work:
         record = _describe(result, options)
         record |= _measure(self.experiment, restored, picture.channels)
         notes = [*self.notes, *late]
-        record |= concluded(self.source, self.target, picture.data.shape, options, notes, start)
+        shape = picture.data.shape
+        record |= concluded(self.source, self.target, shape, options, notes, start, interrupted)
         if options["report"]:
             from truvae.report import write_report
 
@@ -120,7 +131,7 @@ def restore_file(
     work = _Work.begin(source, target, options)
     channels = work.picture.channels
     result, warned = _restore(work.experiment, channels, work.notes, options, start, should_stop)
-    record = work.finish(result, warned, start)
+    record = work.finish(result, warned, start, should_stop())
     if options["save_model"]:
         _save_model(options["save_model"], result)
     return record
@@ -152,20 +163,22 @@ def restore_together(
         If an option makes no sense, or the pictures are of different shapes or types.
     """
     works, records = [], []
-    for task in tasks:
+    for place, task in enumerate(tasks):
         try:
             _check_picture(task[0])
-            works.append(_Work.begin(*task))
+            works.append(_Work.begin(*task, place))
         except (InputError, OSError) as error:
             records.append(failure(task[0], error))
     if not works:
         return records
     result, warned = _restore_alike(works, start, should_stop)
+    interrupted = should_stop()  # and not while the results are written
     for work, restored in zip(works, result.restored, strict=True):
         missing = float(np.isnan(work.experiment.seen).mean())
         part = replace(result, restored=restored, missing=missing)
         try:
-            records.append(work.finish(part, warned if work is works[0] else [], start))
+            told = warned if work is works[0] else []
+            records.append(work.finish(part, told, start, interrupted))
         except (InputError, OSError) as error:
             records.append(failure(work.source, error))
     if works[0].options["save_model"]:
@@ -217,9 +230,9 @@ def _save_model(folder: Path, result: "Result") -> None:
     save(folder, "restoration", result, more)
 
 
-def _experiment(picture: Picture, options: Mapping[str, Any]) -> Experiment:
+def _experiment(picture: Picture, mask: Picture | None, options: Mapping[str, Any]) -> Experiment:
     """Damage the picture as asked, and find what to compare the result with."""
-    missing = _missing(picture, options) if "drop" in options else None
+    missing = _missing(picture, mask, options) if "drop" in options else None
     read = partial(_reference, picture)
     return damage(picture.data, missing, options, "picture", read)
 
@@ -231,16 +244,23 @@ def _reference(picture: Picture, path: str) -> Array:
             f"the reference has shape {reference.shape}, the picture {picture.data.shape}: "
             "they must be equal"
         )
+    types = {reference.dtype, picture.data.dtype}
+    if all(t.kind in "iu" for t in types) and len({t.itemsize for t in types}) > 1:
+        raise InputError(
+            f"the reference holds {reference.dtype} values, the picture {picture.data.dtype}: give "
+            "one of the same type"
+        )
     return reference
 
 
-def _missing(picture: Picture, options: Mapping[str, Any]) -> Array:
+def _missing(picture: Picture, mask: Picture | None, options: Mapping[str, Any]) -> Array:
     """Return where values are missing, in the shape of the picture."""
     data = picture.data
     pixels = data.shape[:-1] if picture.channels else data.shape
     missing = np.isnan(data)
-    if options["mask"] is not None:
-        missing = missing | _spread(_mask(options, pixels), picture)
+    if mask is not None:
+        unknown = _unknown(mask.data, pixels, options["invert_mask"])
+        missing = missing | _spread(unknown, picture)
     if options["missing_value"] is not None:
         same = data == options["missing_value"]
         missing = missing | _spread(same.all(axis=-1) if picture.channels else same, picture)
@@ -249,15 +269,13 @@ def _missing(picture: Picture, options: Mapping[str, Any]) -> Array:
     return np.asarray(missing)
 
 
-def _mask(options: Mapping[str, Any], pixels: tuple[int, ...]) -> Array:
-    """Read the mask: true where pixels are missing, in every frame."""
-    mask = read_plane(options["mask"])
+def _unknown(mask: Array, pixels: tuple[int, ...], inverted: bool) -> Array:
+    """Return where pixels are missing by a mask, in every frame."""
     if mask.shape != pixels[-2:]:
         raise InputError(
             f"the mask has shape {mask.shape}, the picture {pixels[-2:]}: they must be equal"
         )
-    unknown = mask != 0
-    return np.broadcast_to(~unknown if options["invert_mask"] else unknown, pixels)
+    return np.broadcast_to((mask == 0) if inverted else (mask != 0), pixels)
 
 
 def _spread(unknown: Array, picture: Picture) -> Array:

@@ -119,10 +119,11 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     return replace(picture, notes=(*picture.notes, *dict.fromkeys(messages)))
 
 
-def read_plane(path: str | os.PathLike[str]) -> Array:
+def read_plane(path: str | os.PathLike[str]) -> Picture:
     """Read one plane for use as a mask, (rows, columns); here an NPY may hold bools.
 
-    A colour file gives bools: true where any colour channel is not zero, whatever its alpha.
+    A colour file gives bools: true where any colour channel is not zero, whatever its alpha. Bits
+    of a TIFF count as they are stored, whatever colour they stand for.
 
     Raises
     ------
@@ -138,7 +139,14 @@ def read_plane(path: str | os.PathLike[str]) -> Array:
         picture = read_picture(path)
     if picture.data.ndim - picture.channels != 2:
         raise InputError(f"{path} is a stack of {picture.n_frames} frames: give a single picture")
-    return np.asarray(picture.data.any(axis=-1)) if picture.channels else picture.data
+    data, notes = picture.data, picture.notes
+    if picture.channels:
+        data = np.asarray(data.any(axis=-1))
+    if picture.metadata.get("tiff", {}).get("white_bits"):
+        data, notes = 255 - data, ("it shows white where its bits are 0: there it counts as zero",)
+    if _kind(path) == "jpeg":
+        notes += ("a JPEG changes values slightly, and near zero is not zero: better give a PNG",)
+    return Picture(data, notes=notes)
 
 
 def write_picture(path: str | os.PathLike[str], picture: Picture) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from truvae.memory import MOST_DEFLATED, check_stored
 _ALPHA = (1, 2)  # associated and unassociated, of the tag ExtraSamples
 _TAG_ORIENTATION, _TAG_PROFILE = 274, 34675
 _SHORT, _UNDEFINED = 3, 7  # types of a tag
-_PALETTE, _SEPARATED = 3, 5  # of the tag PhotometricInterpretation
+_WHITE_IS_0, _PALETTE, _SEPARATED = 0, 3, 5  # of the tag PhotometricInterpretation
 _COUNTS = ("images", "channels", "slices", "frames")  # follow from the shape
 _COLOURS = (2, _SEPARATED, 6)  # RGB, CMYK, YCbCr
 # Bytes from one at most: uncompressed, LZW (rounded up), JPEG (the same, of 3 samples), deflate
@@ -244,7 +244,7 @@ def _decoded_by_pillow(path: Path, series: Any) -> Array | None:
 
 def _right_in_pillow(page: Any) -> bool:
     """Whether Pillow, if it opens a page at all, gives the values that are stored."""
-    inverted, divided_by_alpha = page.photometric == 0, 1 in page.extrasamples
+    inverted, divided_by_alpha = page.photometric == _WHITE_IS_0, 1 in page.extrasamples
     stretched = page.bitspersample in (2, 4) and page.photometric != _PALETTE
     # Pillow swaps the bytes of these twice, and libtiff does not undo every float predictor.
     scrambled = page.dtype.itemsize > 2 and (page.parent.byteorder == ">" or page.predictor == 3)
@@ -333,6 +333,7 @@ def _stored(
         "axes": series.axes + "S" * to_rgb,
         "rgb": to_rgb or page.photometric in _COLOURS,
         "extrasamples": [int(sample) for sample in page.extrasamples],
+        "white_bits": page.photometric == _WHITE_IS_0 and before.dtype == bool,  # that are 0
     }
     if page.photometric == _PALETTE and not to_rgb:
         stored["colormap"] = page.colormap

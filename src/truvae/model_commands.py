@@ -88,7 +88,8 @@ def fit(data: str, output: str, **options: Any) -> int:
             est.feature_names_in_ = columns
         est.save(output)
     record = {"input": data, "output": output, "kind": "table", "seed": options["seed"],
-              **_describe(est), "seconds": time.perf_counter() - start}  # fmt: skip
+              "interrupted": stop.received is not None, **_describe(est),
+              "seconds": time.perf_counter() - start}  # fmt: skip
     _print(record, options, "{output}  {n_data} rows of {n_features} features  "
            f"F {est.elbo_:.2f}  sigma {_rounded(record['sigma'])}  "
            "{active_latents:.2f} active latents  {epochs} epochs in {seconds:.1f} s")  # fmt: skip

@@ -53,11 +53,15 @@ def concluded(
     options: Mapping[str, Any],
     notes: Sequence[str],
     start: float,
+    interrupted: bool,
 ) -> Record:
-    """Return what there is to tell once the result is written: where it went, and what it cost."""
+    """Return what there is to tell once the result is written: where it went, whether it is but the
+    best so far, and what it cost.
+    """
     return {
         "input": str(source),
         "output": str(target),
+        "interrupted": interrupted,
         "shape": list(shape),
         **cost(start),
         "notes": [*notes],

@@ -68,6 +68,7 @@ def denoise(
     should_stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ALONE,
     return_result: bool = False,
+    _complete_too: bool = True,  # unless `inpaint` wants gaps only
 ) -> Array | Result:
     """Remove the noise from one picture, given nothing but the picture.
 
@@ -190,10 +191,12 @@ def denoise(
                "time_budget": time_budget is not None}  # fmt: skip
     saves = checkpoint_of(checkpoint, resume, frames, options, ranks)
     parts = [frames] if stack == "shared" else np.split(frames, len(frames))
-    blank = are_constant(frames) & (stack == "frames")
-    if blank.any():
-        warnings.warn(_left_blank(blank), stacklevel=2)
-    begun = [index for index in range(len(parts)) if not blank[index]]
+    left = np.zeros(len(frames), bool)
+    if stack == "frames":
+        left, notes = _left_out(frames, _complete_too)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+    begun = [index for index in range(len(parts)) if not left[index]]
     for index in begun:  # before the first takes its time
         name = f"frame {index + 1} of {len(parts)}: " if len(parts) > 1 else ""
         wishes.check_frames(parts[index], name)
@@ -201,19 +204,19 @@ def denoise(
     for place, index in enumerate(begun):
         over = clock.left() <= 0 and not resume  # what was saved is there at once
         if results and (over or clock.should_stop()):
-            left = begun[place:]
+            late = begun[place:]
             warnings.warn(
-                f"there was no time for {len(left)} of {len(parts)} frames: they are as they were",
+                f"there was no time for {len(late)} of {len(parts)} frames: they are as they were",
                 stacklevel=2,
             )
-            results += [_as_it_is(parts[i], results[0]) for i in left]
+            results += [_as_it_is(parts[i], results[0]) for i in late]
             break
         time_left = clock.part(place, len(begun))
         states = saves if len(parts) == 1 else saves.part(f"frame-{index + 1}")
         part = parts[index]
         done = _restored(part, wishes, where, random_state, states, time_left, on_epoch, ranks)
         results.append(done)
-    result = _joined(results, frames, blank, np.asarray(image), channel_axis)
+    result = _joined(results, frames, left, np.asarray(image), channel_axis)
     return result if return_result else result.restored
 
 
@@ -239,7 +242,8 @@ def inpaint(
         True, or not zero, where the picture is unknown: same shape, or without the channel axis; or
         (rows, columns) for all frames of a stack.
     denoise
-        Whether to remove noise from the known values too; otherwise they stay as they are.
+        Whether to remove noise from the known values too; otherwise they stay as they are, and
+        frames of a stack without gaps take no time, unless models are shared.
     channel_axis
         The axis of colour channels, None for a grey picture.
     return_result
@@ -272,7 +276,8 @@ def inpaint(
             "nothing is missing: give a mask that is not zero where the picture is unknown, or "
             "mark unknown values as NaN"
         )
-    result: Result = _denoise(damaged, channel_axis=channel_axis, return_result=True, **options)
+    options |= {"channel_axis": channel_axis, "_complete_too": denoise}
+    result: Result = _denoise(damaged, return_result=True, **options)
     restored = to_dtype(result.restored, np.asarray(image).dtype)
     if not denoise:
         restored = np.where(missing, restored, np.asarray(image))
@@ -391,12 +396,27 @@ def _result(done: Done, frames: Array, constant: Array, units: Units) -> Result:
     )
 
 
-def _left_blank(blank: Array) -> str:
+def _left_out(frames: Array, complete_too: bool) -> tuple[Array, list[str]]:
+    """Return which frames (F, R, C, K) there is nothing to restore of, (F,) bool, and say so."""
+    gaps, constant = np.isnan(frames).any((1, 2, 3)), are_constant(frames)
+    complete = ~gaps & (not complete_too)
+    blank, n = constant & ~complete, complete.sum()
+    notes = [_left_blank(blank, bool((blank & gaps).any()))] if blank.any() else []
+    if n > 0:
+        notes.append(f"nothing is missing in {n} of {len(frames)} frames: they stay as they are")
+    left = blank | complete
+    if left.all():  # a result has a model of something
+        left[constant.argmin()] = False
+    return left, notes
+
+
+def _left_blank(blank: Array, with_gaps: bool) -> str:
     """Say which frames are left as they are; people count them from 1."""
     numbers = [str(index + 1) for index in np.flatnonzero(blank)]
+    rest = ", but for gaps, which get the same value" if with_gaps else ""
     if len(numbers) == 1:
-        return f"frame {numbers[0]} of {len(blank)} is constant: it stays as it is"
-    return f"frames {', '.join(numbers)} of {len(blank)} are constant: they stay as they are"
+        return f"frame {numbers[0]} of {len(blank)} is constant: it stays as it is{rest}"
+    return f"frames {', '.join(numbers)} of {len(blank)} are constant: they stay as they are{rest}"
 
 
 def _as_it_is(frames: Array, first: Result) -> Result:
@@ -410,13 +430,13 @@ def _gapless(frames: Array) -> Array:
 
 
 def _joined(
-    results: list[Result], frames: Array, blank: Array, array: Array, channel_axis: int | None
+    results: list[Result], frames: Array, left: Array, array: Array, channel_axis: int | None
 ) -> Result:
-    """Put frames together into an array like the one they came from, blank ones as they are."""
+    """Put frames together into an array like the one they came from, those left as they are."""
     restored = np.concatenate([result.restored for result in results])
-    if blank.any():
+    if left.any():
         begun, restored = restored, np.empty_like(frames)
-        restored[~blank], restored[blank] = begun, _gapless(frames[blank])
+        restored[~left], restored[left] = begun, _gapless(frames[left])
     if channel_axis is None:
         restored = restored.reshape(array.shape)
     else:

@@ -20,7 +20,7 @@ class Result:
     """A restored picture and how it came about; all values in the units of the input.
 
     Of a stack of frames it holds all of them. If each was restored on its own, levels, bounds and
-    errors are means over the frames that are not constant, and the model is that of the first one.
+    errors are means over those that were not left as they are, and the model is of their first.
     """
 
     restored: Array

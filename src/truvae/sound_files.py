@@ -53,7 +53,8 @@ def restore_sound_file(
     tell(late, options)
     result = replace(result, restored=read_sound(target).data)  # as it was written
     record = _describe(result, sound, options) | _measure(experiment, sound, result, options)
-    record |= concluded(source, target, sound.data.shape, options, [*notes, *late], start)
+    shape, notes = sound.data.shape, [*notes, *late]
+    record |= concluded(source, target, shape, options, notes, start, should_stop())
     if options["report"]:
         from truvae.sound_report import write_sound_report
 
