@@ -1,6 +1,7 @@
 """Recordings: looks, noise, gaps, and the public functions."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import truvae
-from truvae.channels import Components
+from truvae.channels import Components, Split
 from truvae.cli import app
 from truvae.clock import Stopwatch
 from truvae.errors import InputError
@@ -19,6 +20,7 @@ from truvae.metrics import snr
 from truvae.patches import Patches, every
 from truvae.refine import refine_recording
 from truvae.spectra import noise_floor, spectral_look
+from truvae.training import e_step
 
 RATE = 8000
 
@@ -171,7 +173,9 @@ def test_progress_is_told_in_all_phases_and_ends_at_one(denoise):
 def test_filling_ends_when_it_should(options, monkeypatch):
     monkeypatch.delattr("truvae.gaps._expected")
     y = gappy(1000)
-    found = truvae.inpaint_audio(y, sample_rate=RATE, **options)
+    told = nullcontext() if "should_stop" in options else pytest.warns(match="no time to fill")
+    with told:
+        found = truvae.inpaint_audio(y, sample_rate=RATE, **options)
     assert np.isfinite(found).all() and np.array_equal(found[~np.isnan(y)], y[~np.isnan(y)])
 
 
@@ -295,13 +299,104 @@ def test_long_recordings_are_learned_from_a_sample(monkeypatch):
     assert snr(clean, result.restored) > snr(clean, y) + 6
 
 
+def test_of_a_long_recording_as_much_is_estimated_as_there_is_time_for(monkeypatch):
+    """A second passes with every E-step of a group: of the closing ones there is time for few."""
+    now = [0.0]
+    monkeypatch.setattr("truvae.audio_settings._TRAINED", 300)
+    monkeypatch.setattr(Stopwatch, "__call__", lambda watch: now[0])
+
+    def slowly(*args):
+        now[0] += 1
+        return e_step(*args)
+
+    monkeypatch.setattr("truvae.training.e_step", slowly)
+    clean = tones(8 * RATE)
+    y, seconds = noisy(clean), []
+    for budget in (None, 100.0, 5.0):
+        now[0] = 0
+        restored = truvae.denoise_audio(y, sample_rate=RATE, epochs=1, time_budget=budget)
+        seconds.append(now[0])
+        assert snr(clean, restored) > snr(clean, y) + 6
+    assert 12 <= seconds[0] < seconds[1] <= 20 and seconds[2] <= 8
+
+
+def test_looks_at_a_recording_end_when_they_should():
+    y = torch.as_tensor(noisy(tones(4000)))[:, None]
+    asked = []
+
+    def go_on():
+        asked.append(len(asked))
+        return len(asked) < 4
+
+    first = torch.zeros_like(y)
+    second, variance = refine_recording(y, first, 0.1, RATE, go_on=go_on)
+    assert second is first and (variance == 0.1**2).all() and len(asked) == 4
+
+
+@pytest.mark.parametrize("other", [0.005, 0.1])
+def test_a_channel_with_little_noise_helps_the_same_with_more(other):
+    clean = np.stack([tones(4000)] * 2, 1)
+    y = clean + np.random.default_rng(0).normal(0, [0.1, other], clean.shape)
+    joint, apart = (
+        truvae.denoise_audio(y, sample_rate=RATE, epochs=2, channels=channels)[:, 0]
+        for channels in ("joint", "separate")
+    )
+    assert snr(clean[:, 0], joint) > snr(clean[:, 0], apart) + (8 if other < 0.1 else 0)
+
+
+def test_components_of_one_model_have_signals_alike():
+    spread, noise = np.array([60.0, 20.0, 3.0, 1.0, 0.5]), np.array([1.0, 1.0, 1.0, 1.0, 0.0])
+    whole = np.random.default_rng(0).normal(0, spread, (500, 5))
+    split = Split(np.full(5, True), Components(np.eye(5), np.eye(5)), whole, noise)
+    assert [np.flatnonzero(group).tolist() for group in split.groups()] == [[0, 1], [2, 3]]
+
+
+def test_silence_around_a_recording_and_offsets_do_not_matter():
+    y = noisy(tones())
+    alone = noise_floor(y[:, None], RATE)[0]
+    for silence in (RATE, 100 * RATE):
+        padded = np.pad(y, silence)[:, None]
+        assert noise_floor(padded, RATE)[0] == pytest.approx(alone, rel=0.06)
+    for offset in (-5.0, 1e3, 1e6):
+        assert noise_floor(y[:, None] + offset, RATE)[0] == pytest.approx(alone, rel=1e-6)
+
+
+def test_a_model_that_takes_signal_for_noise_is_told():
+    y = noisy(tones(3000), 0.002)
+    with pytest.warns(UserWarning, match="the model takes signal for noise: it learned"):
+        truvae.denoise_audio(y, sample_rate=RATE, epochs=1, covariance="isotropic")
+
+
+@pytest.mark.parametrize("sigma", [25.0, "a"])
+def test_a_sigma_of_other_units_is_told(sigma):
+    y = noisy(tones(1000))
+    for restore, x in ((truvae.denoise_audio, y), (truvae.inpaint_audio, y)):
+        x = np.where(np.arange(1000) == 500, np.nan, x) if restore is truvae.inpaint_audio else x
+        with pytest.raises(InputError, match="sigma .* in units of the recording"):
+            restore(x, sample_rate=RATE, sigma=sigma)
+    with pytest.raises(InputError, match="sigma .* in units of the picture"):
+        truvae.denoise(y.reshape(25, 40) / 10, sigma=sigma)
+
+
+def test_gaps_without_time_are_told_and_filled_another_time(tmp_path):
+    y = tones(3000)
+    y[1000:1200] = np.nan
+    options = {"sample_rate": RATE, "checkpoint": tmp_path / "saved"}
+    with pytest.warns(UserWarning, match="no time to fill all gaps"):
+        first = truvae.inpaint_audio(y, time_budget=1e-9, **options)
+    again = truvae.inpaint_audio(y, time_budget=1e3, resume=True, **options)
+    assert np.array_equal(again, truvae.inpaint_audio(y, sample_rate=RATE))
+    assert not np.array_equal(again, first)
+
+
 def test_a_told_sigma_is_held_and_the_papers_model_learns_it():
     y = noisy(tones(3000))
     told = truvae.denoise_audio(y, sample_rate=RATE, epochs=1, sigma=0.2, return_result=True)
     assert (told.sigma, told.sigma_source) == (pytest.approx(0.2), "given")
-    plain = truvae.denoise_audio(
-        y, sample_rate=RATE, epochs=2, covariance="isotropic", return_result=True
-    )
+    with pytest.warns(UserWarning, match="takes signal for noise"):  # after so few epochs
+        plain = truvae.denoise_audio(
+            y, sample_rate=RATE, epochs=2, covariance="isotropic", return_result=True
+        )
     assert plain.sigma_source == "learned" and plain.looks == 0
 
 
@@ -412,6 +507,28 @@ def test_clipped_samples_come_back_beyond_the_level_they_were_clipped_at(tmp_pat
     assert (np.sign(y) * restored)[clipped].min() >= level
     assert np.array_equal(restored[~clipped], y[~clipped])
     assert snr(clean, restored) >= snr(clean, y)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("wav", 2.0), ("flac", 1.0)])
+def test_what_was_clipped_at_full_scale_is_kept_where_it_can_be(tmp_path, capsys, kind, most):
+    clean = (
+        0.6 * np.sin(np.arange(3000) * 0.05)[:, None]
+        + 0.9 * np.sin(np.arange(3000) * 0.13)[:, None]
+    )
+    names = {name: str(tmp_path / f"{name}.wav") for name in ("clean", "clipped")}
+    write_sound(names["clean"], Sound(clean, RATE, subtype="DOUBLE"))
+    write_sound(names["clipped"], Sound(clean.clip(-1, 1), RATE, subtype="PCM_16"))
+    fill = ["inpaint", names["clipped"], "-o", str(tmp_path / f"b.{kind}"), "--json", "-q",
+            "--repair", "clipping", "--reference", names["clean"]]  # fmt: skip
+    assert app(fill, standalone_mode=False) == 0
+    record = json.loads(capsys.readouterr().out)
+    y, restored = read_sound(names["clipped"]).data, read_sound(tmp_path / f"b.{kind}")
+    assert 0.99 < np.abs(restored.data).max() <= most
+    assert record["snr_noisy"] == pytest.approx(snr(clean, y))
+    assert (record["snr"] > record["snr_noisy"] + 6) == (kind == "wav")
+    told = "written as floats of 32 bit" if kind == "wav" else "write b.wav to keep them"
+    assert any(told in note for note in record["notes"])
+    assert restored.subtype == ("FLOAT" if kind == "wav" else "PCM_16")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ Array = npt.NDArray[Any]
 _FILLING, _TIME_TO_FILL = 0.1, 0.5
 # Share of the epochs planned below which it is told that there was little time.
 _FEW_EPOCHS = 0.5
+# Learned noise over the estimate from which on it is told that the model takes signal for noise.
+_LOST = 1.5
 
 
 def denoise_audio(
@@ -343,6 +345,7 @@ def _denoised(
     restored[:, split.noisy] = split.components.backward(parts)
     if any(result.sigma_source == "learned" for result in results):
         noise[split.noisy] = split.components.of_channels(levels)
+        _tell_of_lost_signal(rms(noise), filled.sigma)
     bounds = [result.elbo for result in results if result.elbo is not None]
     weights = np.zeros((len(noise), first.components.shape[1]))
     weights[split.noisy] = first.components
@@ -413,6 +416,16 @@ def _of_group(
         n_data=len(sample.all[0].lattice(settings.stride)),
         device=str(device),
     )
+
+
+def _tell_of_lost_signal(learned: float, estimated: float) -> None:
+    """Warn where a model of white noise took much of the signal for noise."""
+    if learned > _LOST * estimated:
+        warnings.warn(
+            f"the model takes signal for noise: it learned a sigma of {learned:.3g}, where "
+            f"{estimated:.3g} is estimated; covariance auto, without a preset, keeps more of it",
+            stacklevel=2,
+        )
 
 
 def _tell_of_little_time(results: Sequence[AudioResult], clock: Clock) -> None:

@@ -16,6 +16,7 @@ from truvae.checks import (
     check_frames,
     check_patch_size,
     check_seed,
+    check_sigma,
     device_called,
     frames_of,
     masked,
@@ -185,6 +186,7 @@ def denoise(
     clock = Clock(time_budget, on_progress, should_stop).of(ranks)
     frames, channel_axis = frames_of(image, channel_axis)
     check_frames(frames)
+    check_sigma(sigma, frames, "picture")
     check_patch_size(patch_size or SMALLEST_PATCH, frames.shape[1:])
     wishes = replace(wishes, n_frames=len(frames))
     options = {**wishes.options(), "stack": stack, "seed": random_state, "device": str(where),

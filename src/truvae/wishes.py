@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from truvae.checks import HUGE
 from truvae.errors import InputError
 from truvae.levels import noise_level
 from truvae.limits import within
@@ -53,11 +52,6 @@ class Wishes:
     def check(self) -> None:
         """Raise an `InputError` for wishes that make no sense, whatever the picture."""
         check_choice("noise", self.noise, NOISES)
-        if self.sigma is not None and not 0 < self.sigma <= HUGE:
-            raise InputError(
-                f"sigma must be above 0 and at most {HUGE:g}, in units of the picture, not "
-                f"{self.sigma:g}"
-            )
         if self.sigma is not None and self.noise == "poisson-gaussian":
             raise InputError("sigma is the level of gaussian noise: leave one of both out")
         if self.preset is not None and self.noise in ("poisson-gaussian", "correlated"):
