@@ -19,7 +19,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")  # no windows
 # A shell that starts the tests in the background has them, and their children, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Nor is time a property to test.
-settings.register_profile("truvae", deadline=None)
+settings.register_profile("truvae", deadline=None, max_examples=50)
 settings.load_profile("truvae")
 
 

@@ -300,7 +300,7 @@ def test_long_recordings_are_learned_from_a_sample(monkeypatch):
 
 
 def test_of_a_long_recording_as_much_is_estimated_as_there_is_time_for(monkeypatch):
-    """A second passes with the E-steps of 100 windows: of the closing ones there is time for few."""
+    """A second passes with the E-steps of 100 windows: there is no time for all that close."""
     now = [0.0]
     monkeypatch.setattr("truvae.audio_settings._TRAINED", 300)
     monkeypatch.setattr(Stopwatch, "__call__", lambda watch: now[0])
