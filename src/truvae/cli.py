@@ -117,7 +117,10 @@ _MODEL_OPTIONS = [
         help="With a preset: how parents are drawn; fitness (the paper's), released, ...",
     ),
     click.option(
-        "--sigma", type=float, help="Noise level in input units, only if known; else it is found."
+        "--sigma",
+        type=float,
+        help="Noise level in input units (full scale of a recording is 1), only if known; else it "
+        "is found.",
     ),
     click.option("--patch-size", type=int, metavar="P", help="Patches are P x P pixels."),
     click.option("--latents", "n_latents", type=int, metavar="H", help="Binary latents."),
@@ -177,7 +180,8 @@ _FILE_OPTIONS = [
         type=click.FloatRange(min=0, min_open=True),
         callback=finite,
         metavar="S",
-        help="For experiments: IN is clean; Gaussian noise of standard deviation S is added first.",
+        help="For experiments: IN is clean; Gaussian noise of standard deviation S, in the units "
+        "of --sigma, is added first.",
     ),
 ]
 
