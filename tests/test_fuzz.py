@@ -319,6 +319,7 @@ def test_damaged_pictures_and_masks(tmp_path, name):
     check()
 
 
+@pytest.mark.filterwarnings("ignore:.*the first column has no name")
 @pytest.mark.parametrize("name", TABLES)
 def test_damaged_tables(tmp_path, name):
     @_FUZZED

@@ -1,8 +1,9 @@
 """Restoration of pictures of any kind: what the library and the command line call."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from os import PathLike
 from typing import Any
 
@@ -41,6 +42,9 @@ from truvae.wishes import Wishes
 
 Array = npt.NDArray[Any]
 
+# What is asked for of the noise, the models and the memory.
+_ASKED = ("noise", "sigma", "quality", "covariance", "preset", "selection", "memory_limit")
+
 
 def denoise(
     image: npt.ArrayLike,
@@ -69,7 +73,6 @@ def denoise(
     should_stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ALONE,
     return_result: bool = False,
-    _complete_too: bool = True,  # unless `inpaint` wants gaps only
 ) -> Array | Result:
     """Remove the noise from one picture, given nothing but the picture.
 
@@ -170,55 +173,8 @@ def denoise(
     >>> restored.shape, bool(restored.std() < noisy.std() / 2)
     ((24, 24), True)
     """
-    overrides = {
-        "patch_size": patch_size,
-        "n_latents": n_latents,
-        "hidden": hidden,
-        "n_states": n_states,
-        "epochs": epochs,
-    }
-    wishes = Wishes(noise, sigma, quality, covariance, preset, selection, memory_limit, overrides)
-    wishes.check()
-    check_choice("stack", stack, STACKS)
-    where = device_called(device)
-    check_seed(random_state)
-    check_budget(time_budget)
-    clock = Clock(time_budget, on_progress, should_stop).of(ranks)
-    frames, channel_axis = frames_of(image, channel_axis)
-    check_frames(frames)
-    check_sigma(sigma, frames, "picture")
-    check_patch_size(patch_size or SMALLEST_PATCH, frames.shape[1:])
-    wishes = replace(wishes, n_frames=len(frames))
-    options = {**wishes.options(), "stack": stack, "seed": random_state, "device": str(where),
-               "time_budget": time_budget is not None}  # fmt: skip
-    saves = checkpoint_of(checkpoint, resume, frames, options, ranks)
-    parts = [frames] if stack == "shared" else np.split(frames, len(frames))
-    left = np.zeros(len(frames), bool)
-    if stack == "frames":
-        left, notes = _left_out(frames, _complete_too)
-        for note in notes:
-            warnings.warn(note, stacklevel=2)
-    begun = [index for index in range(len(parts)) if not left[index]]
-    for index in begun:  # before the first takes its time
-        name = f"frame {index + 1} of {len(parts)}: " if len(parts) > 1 else ""
-        wishes.check_frames(parts[index], name)
-    results: list[Result] = []
-    for place, index in enumerate(begun):
-        over = clock.left() <= 0 and not resume  # what was saved is there at once
-        if results and (over or clock.should_stop()):
-            late = begun[place:]
-            warnings.warn(
-                f"there was no time for {len(late)} of {len(parts)} frames: they are as they were",
-                stacklevel=2,
-            )
-            results += [_as_it_is(parts[i], results[0]) for i in late]
-            break
-        time_left = clock.part(place, len(begun))
-        states = saves if len(parts) == 1 else saves.part(f"frame-{index + 1}")
-        part = parts[index]
-        done = _restored(part, wishes, where, random_state, states, time_left, on_epoch, ranks)
-        results.append(done)
-    result = _joined(results, frames, left, np.asarray(image), channel_axis)
+    options = dict(locals())
+    result = _of_frames(options.pop("image"), options)
     return result if return_result else result.restored
 
 
@@ -278,8 +234,9 @@ def inpaint(
             "nothing is missing: give a mask that is not zero where the picture is unknown, or "
             "mark unknown values as NaN"
         )
-    options |= {"channel_axis": channel_axis, "_complete_too": denoise}
-    result: Result = _denoise(damaged, return_result=True, **options)
+    call = signature(_denoise).bind(damaged, channel_axis=channel_axis, **options)
+    call.apply_defaults()
+    result = _of_frames(call.arguments.pop("image"), call.arguments, complete_too=denoise)
     restored = to_dtype(result.restored, np.asarray(image).dtype)
     if not denoise:
         restored = np.where(missing, restored, np.asarray(image))
@@ -289,6 +246,61 @@ def inpaint(
 
 # `inpaint` has an option of this name.
 _denoise: Callable[..., Any] = denoise
+
+
+def _of_frames(
+    image: npt.ArrayLike, options: Mapping[str, Any], complete_too: bool = True
+) -> Result:
+    """Restore the frames of a picture or stack by the options of `denoise`; those without gaps too,
+    or only those with.
+    """
+    stack, seed, budget = (options[name] for name in ("stack", "random_state", "time_budget"))
+    overrides = {name: options[name] for name in OVERRIDES}
+    asked = {name: options[name] for name in _ASKED}
+    wishes = Wishes(**asked, overrides=overrides)
+    wishes.check()
+    check_choice("stack", stack, STACKS)
+    where, ranks = device_called(options["device"]), options["ranks"]
+    check_seed(seed)
+    check_budget(budget)
+    clock = Clock(budget, options["on_progress"], options["should_stop"]).of(ranks)
+    frames, channel_axis = frames_of(image, options["channel_axis"])
+    check_frames(frames)
+    check_sigma(wishes.sigma, frames, "picture")
+    check_patch_size(overrides["patch_size"] or SMALLEST_PATCH, frames.shape[1:])
+    wishes = replace(wishes, n_frames=len(frames))
+    run = {**wishes.options(), "stack": stack, "seed": seed, "device": str(where),
+           "time_budget": budget is not None}  # fmt: skip
+    resume = options["resume"]
+    saves = checkpoint_of(options["checkpoint"], resume, frames, run, ranks)
+    parts = [frames] if stack == "shared" else np.split(frames, len(frames))
+    left = np.zeros(len(frames), bool)
+    if stack == "frames":
+        left, notes = _left_out(frames, complete_too)
+        for note in notes:
+            warnings.warn(note, stacklevel=3)
+    begun = [index for index in range(len(parts)) if not left[index]]
+    for index in begun:  # before the first takes its time
+        name = f"frame {index + 1} of {len(parts)}: " if len(parts) > 1 else ""
+        wishes.check_frames(parts[index], name)
+    results: list[Result] = []
+    for place, index in enumerate(begun):
+        over = clock.left() <= 0 and not resume  # what was saved is there at once
+        if results and (over or clock.should_stop()):
+            late = begun[place:]
+            warnings.warn(
+                f"there was no time for {len(late)} of {len(parts)} frames: they are as they were",
+                stacklevel=3,
+            )
+            results += [_as_it_is(parts[i], results[0]) for i in late]
+            break
+        time_left = clock.part(place, len(begun))
+        states = saves if len(parts) == 1 else saves.part(f"frame-{index + 1}")
+        done = _restored(
+            parts[index], wishes, where, seed, states, time_left, options["on_epoch"], ranks
+        )
+        results.append(done)
+    return _joined(results, frames, left, np.asarray(image), channel_axis)
 
 
 def memory_needed(
