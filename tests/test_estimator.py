@@ -304,10 +304,8 @@ def test_a_decoder_made_of_an_mlp_is_asked_itself(tmp_path):
         means = est.model_.decoder(z)
         normal = torch.distributions.Normal(means, est.model_.noise.sigma2.sqrt())
         exact = normal.log_prob(data[:, None]).sum(2) + est.model_.prior.log_prob(z)
-    told = est.population_.bound(slice(None))  # of the last E-step, with older parameters
-    assert torch.isfinite(told).all()
-    found = est.model_.log_joint(data, truvae.bits.all_states(8)).logsumexp(1)
-    torch.testing.assert_close(found.detach(), exact.logsumexp(1), rtol=1e-4, atol=1e-4)
+    found = est.model_.log_likelihood(data)
+    torch.testing.assert_close(found, exact.logsumexp(1), rtol=1e-4, atol=1e-4)
     est.save(tmp_path / "model")
     again = TVAE.load(tmp_path / "model", decoder=Scaled(8, (8,), 12))
     np.testing.assert_array_equal(est.components_, again.components_)

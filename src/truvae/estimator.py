@@ -465,9 +465,7 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             raise ValueError("there is not a name for each feature")
         check_tensors(tensors, self.n_latents, self.n_features_in_)
         if self.decoder is None:  # one's own may be costly to run
-            check_decoder(
-                self.model_, torch.zeros_like(self._references[:1]).to(self.model_.prior.pi)
-            )
+            check_decoder(self.model_, torch.zeros_like(self._references[:1]))
 
     def _record(self, entries: Array, epoch: Epoch) -> bool:
         """Record an epoch, and return whether one of the callbacks ends the training.
