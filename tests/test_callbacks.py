@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from test_estimator import SMALL, table
 
 from truvae import TVAE, callbacks
@@ -38,6 +39,13 @@ def test_a_progress_bar_shows_every_training(capfd):
     for _ in range(2):
         est.fit(x)
         assert "100%" in capfd.readouterr().err
+
+
+def test_estimators_are_cloned_with_a_bar_to_a_file(tmp_path):
+    with (tmp_path / "bar.txt").open("w") as file:
+        est = TVAE(**SMALL, callbacks=[callbacks.progress_bar(file=file)])
+        clone(est).fit(table(60)[0])
+    assert "100%" in (tmp_path / "bar.txt").read_text()
 
 
 def test_estimators_are_pickled_with_their_callbacks(tmp_path, capfd):

@@ -67,9 +67,14 @@ def test_the_errors_of_a_poor_first_estimate_pass_for_noise_only_once(size):
     assert filled.sigma < 0.1 and filled.rmse < 0.1
 
 
-def test_noise_that_is_there_is_kept():
-    _, image, g = damaged(sigma=0.3, size=80)
-    assert settled(image, Hidden.draw(image, g), sigma=0.3).sigma == 0.3
+@pytest.mark.parametrize("size", [64, 96])
+def test_noise_that_is_there_is_kept(size):
+    clean, image, g = damaged(sigma=0.3, size=size)
+    hidden, good = Hidden.draw(image, g), clean + 0.05 * torch.randn(clean.shape, generator=g)
+    told = []
+    filled = settle(image, good, hidden, sigma=0.3, known=False, sizes=(6,), looks=10,
+                    go_on=lambda taken: told.append(taken) or True)  # fmt: skip
+    assert filled.sigma == 0.3 and filled.looks > 1
 
 
 def test_a_known_level_is_kept():

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from inspect import signature
 from os import PathLike
 from typing import Any
@@ -259,7 +260,7 @@ def _only_filled(recording: Array, sample_rate: float, options: dict[str, Any]) 
     clock = Clock(*(options[name] for name in ("time_budget", "on_progress", "should_stop")))
     run = _run(wishes, sample_rate, options["random_state"], where, clock.budget)
     saves = checkpoint_of(options["checkpoint"], options["resume"], recording, run, ranks)
-    result = _filled(recording, wishes, settings, sample_rate, saves, clock.of(ranks), ranks)
+    result, _ = _filled(recording, wishes, settings, sample_rate, saves, clock.of(ranks), ranks)
     clock.on_progress(1)
     return result
 
@@ -287,8 +288,10 @@ def _restored(
     plan = wishes.plan(recording, sample_rate)
     (settings,) = plan.models
     filling = clock.without(clock.left() * (1 - _TIME_TO_FILL)).span(0, _FILLING)
-    filled = _filled(recording, wishes, settings, sample_rate, saves, filling, ranks)
+    filled, whole = _filled(recording, wishes, settings, sample_rate, saves, filling, ranks)
     _tell_of_no_noise(filled)
+    if not whole:  # a resumed run fills them better: what follows here is not of that
+        saves = Checkpoint()
     split = ranks.first(lambda: _split(recording, filled, wishes.sigma))
     if not split.levels.any():
         clock.on_progress(1)
@@ -346,7 +349,8 @@ def _denoised(
     if any(result.sigma_source == "learned" for result in results):
         noise[split.noisy] = split.components.of_channels(levels)
         _tell_of_lost_signal(rms(noise), filled.sigma)
-    bounds = [result.elbo for result in results if result.elbo is not None]
+    bounds = {i: result.elbo for i, result in enumerate(results) if result.elbo is not None}
+    shares = [np.count_nonzero(groups[i]) for i in bounds]
     weights = np.zeros((len(noise), first.components.shape[1]))
     weights[split.noisy] = first.components
     return replace(
@@ -354,7 +358,7 @@ def _denoised(
         restored=restored,
         sigma=rms(noise),
         sigma_channels=tuple(noise.tolist()),
-        elbo=float(np.mean(bounds)) if bounds else None,
+        elbo=float(np.average([*bounds.values()], weights=shares)) if bounds else None,
         history=[epoch for result in results for epoch in result.history],
         components=weights,
         covariances=[kind for result in results for kind in result.covariances],
@@ -433,7 +437,8 @@ def _tell_of_little_time(results: Sequence[AudioResult], clock: Clock) -> None:
     planned, epochs = results[0].settings.epochs, min(result.epochs for result in results)
     stopped = clock.should_stop()  # by somebody who knows it
     if clock.budget is not None and not stopped and epochs < _FEW_EPOCHS * planned:
-        learned = f"{epochs} of {planned} epochs" if epochs else "no model was trained"
+        trained = any(result.epochs for result in results)
+        learned = f"{epochs} of {planned} epochs" if trained else "no model was trained"
         warnings.warn(
             f"there was little time to learn ({learned}): more time restores the recording better",
             stacklevel=2,
@@ -448,8 +453,10 @@ def _filled(
     saves: Checkpoint,
     clock: Clock,
     ranks: Ranks,
-) -> AudioResult:
-    """Fill the gaps of channels (n, K), as far as there is time for it, and tell their noise."""
+) -> tuple[AudioResult, bool]:
+    """Fill the gaps of channels (n, K), as far as there is time for it, and tell their noise;
+    return whether there was time for all, too.
+    """
 
     in_time = True
 
@@ -469,10 +476,11 @@ def _filled(
         whole = state.tensors["whole"].numpy().copy()
     if not in_time and not clock.should_stop():
         warnings.warn(
-            "there was no time to fill all gaps: some hold a first guess; more time fills them",
+            "there was no time to fill all gaps well: more time fills them better",
             stacklevel=2,
         )
-    return ranks.first(lambda: _without_models(recording, whole, wishes, settings, sample_rate))
+    told = partial(_without_models, recording, whole, wishes, settings, sample_rate)
+    return ranks.first(told), in_time
 
 
 def _without_models(

@@ -98,6 +98,8 @@ def look_again(
             for pair in zip(noisy.split(1, 1), near[0].split(1, 1), strict=True)
         ]
         means, variances = zip(*refined, strict=True)
+        if done and not go_on():  # it may be cut short: what the look before knew counts
+            break
         near = torch.cat(means, 1), torch.cat(variances, 1)
         done += 1
     trusts = [

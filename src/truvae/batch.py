@@ -76,7 +76,7 @@ def pair(inputs: Sequence[str], output: str) -> list[tuple[Path, Path]]:
             f"several pictures go to a folder, and {output} is not one: give an existing folder"
         )
     targets = [out / _lossless(file.name) for file in files]
-    check_distinct(targets)
+    check_distinct([*targets, *map(_aside, targets)])
     return list(zip(files, targets, strict=True))
 
 
@@ -272,13 +272,18 @@ def _settled(task: Task, record: Record) -> Record:
     """Put aside what was interrupted, so that it is not taken for done; what was put aside before
     goes once the file is done.
     """
-    aside = task.target.with_stem(f"{task.target.stem}.unfinished")
+    aside = _aside(task.target)
     if record.get("interrupted"):
         task.target.replace(aside)
         return record | {"output": str(aside)}
     if "output" in record:
         aside.unlink(missing_ok=True)
     return record
+
+
+def _aside(target: Path) -> Path:
+    """Return where an interrupted output goes, of several."""
+    return target.with_stem(f"{target.stem}.unfinished")
 
 
 def _tells(record: Record, stop: StopSignals) -> bool:

@@ -59,6 +59,9 @@ class _Bar:
     def __reduce__(self) -> tuple[Any, ...]:
         return _Bar, (self.options,)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Bar":
+        return _Bar(self.options)  # files among them are the same
+
 
 def csv_log(path: str | os.PathLike[str]) -> Callback:
     """Return a callback that writes a line of CSV for each epoch, and first the names of columns.

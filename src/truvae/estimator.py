@@ -374,7 +374,9 @@ class TVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  #
             raise InputError(f"{folder} holds a model, but no estimator: see truvae.load_model")
         with damage_told(folder):
             noise = config["noise"]
-            if not isinstance(noise, str):
+            if noise is None:  # of versions that did not keep it
+                noise = deepcopy(model.noise)
+            elif not isinstance(noise, str):
                 noise = noise_of(noise, part("noise", tensors))
             params = config["params"] | {"random_state": config["random_state"]}
             est = cls(**params, noise=noise, decoder=decoder, search=search, device=device)

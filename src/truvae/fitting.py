@@ -378,6 +378,8 @@ def _of_tile(
     if clock.budget is None or settings.local_epochs or not settings.shares:
         return estimated(stride)
     start, state = clock.seconds, estimated(widest)
+    if clock.should_stop():
+        return state
     pace = (clock.seconds - start) / state.values["n"]
     seen = sample.all[0].cut(*tile)
     while stride < widest and len(seen.lattice(stride)) * pace > clock.left():

@@ -102,8 +102,8 @@ class AudioResult:
     sigma_channels: tuple[float, ...]
     """The same for each channel."""
     elbo: float | None
-    """Mean over the windows of the lower bound F_n in nats (Eq. 5), by `model`; None if no model
-    was needed, or there was no time to learn anything."""
+    """Mean over the windows of the lower bound F_n in nats (Eq. 5), by the first model of each
+    component; None if no model was needed, or there was no time to learn anything."""
     history: list[Epoch]
     """One record for each epoch, run after run."""
     model: Model | None
@@ -111,7 +111,8 @@ class AudioResult:
     none was needed."""
     components: Array
     """(K, C), what is made of K channels before they are restored: uncorrelated components, that
-    with the most power first. [[1]] of a single channel."""
+    with the most power first; only those of `model`, where others have one of their own. [[1]] of a
+    single channel."""
     offset: Array
     """(C,), mean of each component; 0 with a preset."""
     spread: Array

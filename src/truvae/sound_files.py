@@ -52,7 +52,7 @@ def restore_sound_file(
     late = [*warned, *loud, *write_sound(target, written)]
     tell(late, options)
     result = replace(result, restored=read_sound(target).data)  # as it was written
-    record = _describe(result, sound, options) | _measure(experiment, sound, result, options)
+    record = _describe(result, written, options) | _measure(experiment, sound, result, options)
     shape, notes = sound.data.shape, [*notes, *late]
     record |= concluded(source, target, shape, options, notes, start, should_stop())
     if options["report"]:
