@@ -21,8 +21,8 @@ _SHARE, _FEWEST = 0.02, 16
 # Median of the absolute value of a normal variable.
 _NORMAL_MEDIAN = 0.6745
 # By how much the level of noise falls from one look to the next, unless the errors of the hidden
-# pixels are nearly as large as it: then it is real, unless those of the first look are far smaller.
-_COOLING, _REAL, _CLEARLY = 0.5, 0.8, 0.5
+# pixels are nearly as large as it: then it is real.
+_COOLING, _REAL = 0.5, 0.8
 # The lowest level, in units of the spread of the picture.
 _LEAST = 1e-3
 # The least share by which the error of the hidden pixels falls if a look pays, and how many looks
@@ -141,6 +141,7 @@ def settle(
     ranks
         Processes that share each look.
     """
+    known = known or not len(hidden) or hidden.noise(estimate) > _REAL * sigma
 
     def look(
         hidden: Hidden, before: Filled, sigma: float, size: int, taken: float, part: float = 1.0
@@ -153,12 +154,8 @@ def settle(
         return _look(hidden, image, before, sigma, size, told, ranks)
 
     best = last = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, hidden.rmse(estimate))
-    real = True
     while last.looks < looks - _LAST and last.looks - best.looks < _PATIENCE:
-        if last.looks <= 1:  # errors of a poor estimate pass for noise, too: a better one tells
-            least = _CLEARLY if last.looks else _REAL
-            real = real and hidden.noise(last.estimate) > least * last.sigma
-        level = last.sigma if known or real else max(_COOLING * last.sigma, _LEAST)
+        level = last.sigma if known else max(_COOLING * last.sigma, _LEAST)
         choice = sizes if last.looks == 0 and len(hidden) else [last.size]
         found, part = [], 1 / len(choice)
         for i, size in enumerate(choice):
