@@ -93,13 +93,14 @@ def look_again(
 
     while done < looks and (clock.go_on(done / looks) or done == 0):
         spectral = spectral_look(noisy, spectral[0].to(noisy), sigma, sample_rate)
+        parts = near[0].split(1, 1)
         refined = [
             refine_recording(*pair, sigma, sample_rate, go_on=go_on, ranks=material.ranks)
-            for pair in zip(noisy.split(1, 1), near[0].split(1, 1), strict=True)
+            for pair in zip(noisy.split(1, 1), parts, strict=True)
         ]
         means, variances = zip(*refined, strict=True)
-        if done and not go_on():  # it may be cut short: what the look before knew counts
-            break
+        if done and any(mean is part for mean, part in zip(means, parts, strict=True)):
+            break  # it was cut short, on any rank: what the look before knew counts
         near = torch.cat(means, 1), torch.cat(variances, 1)
         done += 1
     trusts = [
