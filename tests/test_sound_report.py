@@ -148,6 +148,7 @@ def test_of_filled_gaps_no_model_is_shown(tmp_path):
     assert not silent[500:1500].any() and filled[500:1500].any()
 
 
+@pytest.mark.filterwarnings("ignore:the model takes signal for noise")
 def test_of_the_papers_model_windows_are_shown(tmp_path):
     result = truvae.denoise_audio(
         NOISY, sample_rate=RATE, covariance="isotropic", return_result=True, **OPTIONS
