@@ -457,7 +457,6 @@ def _filled(
     """Fill the gaps of channels (n, K), as far as there is time for it, and tell their noise;
     return whether there was time for all, too.
     """
-
     in_time = True
 
     def go_on(progress: float) -> bool:
@@ -472,7 +471,7 @@ def _filled(
     whole = recording
     if np.isnan(recording).any():
         tell_of_long_gaps(recording, sample_rate)
-        state = saves.once("filled", clock, fill, is_whole=lambda state: in_time)
+        state = saves.once("filled", clock, fill, is_whole=lambda: in_time)
         whole = state.tensors["whole"].numpy().copy()
     if not in_time and not clock.should_stop():
         warnings.warn(

@@ -1,6 +1,7 @@
 """Recordings: fit models to windows of one, look again in two ways, and combine these."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -86,11 +87,7 @@ def look_again(
     """
     noisy, sigma = material.seen[:, 0, :, 0].T.contiguous(), material.noise
     near = spectral = (first, torch.full_like(first, sigma**2))
-    done, own = 0, clock.alone()
-
-    def go_on() -> bool:
-        return own.left() > 0 and not own.should_stop()
-
+    done, go_on = 0, partial(clock.alone().silent().go_on, 0.0)
     while done < looks and (clock.go_on(done / looks) or done == 0):
         spectral = spectral_look(noisy, spectral[0].to(noisy), sigma, sample_rate)
         parts = near[0].split(1, 1)

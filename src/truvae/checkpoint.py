@@ -121,7 +121,7 @@ class Checkpoint:
         clock: Clock,
         make: Callable[[], State],
         beside: int = 1,
-        is_whole: Callable[[State], bool] = lambda state: True,
+        is_whole: Callable[[], bool] = lambda: True,
     ) -> State:
         """Return the state of a step: as it was saved, its time counted as spent, or made now and
         saved, unless it was cut short, or is not whole.
@@ -138,7 +138,7 @@ class Checkpoint:
             clock.watch.forward(state.values.pop("seconds"))
             return state
         state = make()
-        if is_whole(state) and not clock.should_stop():
+        if is_whole() and not clock.should_stop():
             self.save(name, state.values | {"seconds": clock.seconds / beside}, state.tensors)
         return state
 

@@ -106,8 +106,8 @@ class Model:
     def decode(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Decode packed states (U, W): the decoder's outputs (U, any) and log p(z) (U,)."""
         n = len(words)
-        # A subclass may say something else of the states than its layers do.
         words = torch.nn.functional.pad(words, (0, 0, 0, -n % _ROWS))
+        # A subclass may say something else of the states than its layers do.
         if type(self.decoder) is MLP and not _learns_densely(self.decoder):
             codes = bits.RowSums(words, self.n_latents)
             outputs, log_prior = self.decoder.decode(codes), self.prior.log_prob_codes(codes)

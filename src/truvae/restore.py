@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from inspect import signature
 from os import PathLike
 from typing import Any
@@ -41,9 +41,6 @@ from truvae.units import Units, rms
 from truvae.wishes import Wishes
 
 Array = npt.NDArray[Any]
-
-# What is asked for of the noise, the models and the memory.
-_ASKED = ("noise", "sigma", "quality", "covariance", "preset", "selection", "memory_limit")
 
 
 def denoise(
@@ -256,7 +253,7 @@ def _of_frames(
     """
     stack, seed, budget = (options[name] for name in ("stack", "random_state", "time_budget"))
     overrides = {name: options[name] for name in OVERRIDES}
-    asked = {name: options[name] for name in _ASKED}
+    asked = {field.name: options[field.name] for field in fields(Wishes) if field.name in options}
     wishes = Wishes(**asked, overrides=overrides)
     wishes.check()
     check_choice("stack", stack, STACKS)
