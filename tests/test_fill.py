@@ -1,6 +1,7 @@
 """Hidden pixels as judges."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,10 +18,11 @@ def damaged(share=0.3, sigma=0.0, seed=0, size=40):
     return clean, noisy.masked_fill(torch.rand(clean.shape, generator=g) < share, torch.nan), g
 
 
-def settled(image, hidden, sigma, known=False, looks=10, sizes=(6,), go_on=lambda taken: True):
+def settled(image, hidden, sigma, real=None, known=False, looks=10, sizes=(6,),
+            go_on=lambda taken: True):  # fmt: skip
     estimate = nearest_known(hidden.away(image))
-    return settle(image, estimate, hidden, sigma=sigma, known=known, sizes=sizes, looks=looks,
-                  go_on=go_on)  # fmt: skip
+    return settle(image, estimate, hidden, sigma=sigma, real=real or sigma, known=known,
+                  sizes=sizes, looks=looks, go_on=go_on)  # fmt: skip
 
 
 @given(st.integers(0, 99), st.sampled_from([(40, 30), (40, 30, 3)]))
@@ -31,7 +33,7 @@ def test_hidden_pixels_are_known_ones_with_all_their_channels(seed, shape):
     hidden = Hidden.draw(image, g)
     assert image[hidden.mask].isfinite().all() and len(hidden) == hidden.mask.sum()
     if len(hidden):
-        assert 0.002 < hidden.mask.float().mean() < 0.04
+        assert 0.002 < hidden.mask.float().mean() < 0.12
     if len(shape) == 3:
         assert (hidden.mask.any(2) == hidden.mask.all(2)).all()
     away = hidden.away(image)
@@ -54,6 +56,25 @@ def test_noise_that_is_not_there_is_found_out():
     gaps = image.isnan()
     assert (filled.estimate - clean)[gaps].std() < 0.3 * (first - clean)[gaps].std()
     assert filled.rmse < 0.05  # of the best look before those that see the hidden pixels
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_errors_of_a_poor_estimate_do_not_pass_for_noise(noise, seed):
+    """Nor does noise pass for errors, though few pixels judge."""
+    clean, image, g = damaged(sigma=noise, size=64, seed=seed)
+    hidden = Hidden.draw(image, g)
+    learned = noise or 1.2 * hidden.noise(nearest_known(hidden.away(image)))
+    filled = settled(image, hidden, sigma=learned)
+    assert filled.sigma == learned if noise else filled.sigma < learned / 3
+    assert (filled.estimate - clean).square().mean().sqrt() < max(0.06, noise / 2)
+
+
+def test_where_there_is_noise_its_level_is_the_real_one():
+    _, image, g = damaged(sigma=0.3, size=64)
+    hidden = Hidden.draw(image, g)
+    assert settled(image, hidden, sigma=0.35, real=0.3).sigma == 0.3
+    assert settled(image, Hidden.none(image), sigma=0.35, real=0.3).sigma == 0.3
 
 
 def test_a_known_level_is_kept():

@@ -69,6 +69,18 @@ def test_gaps_are_left_out():
     assert level(noisy) == pytest.approx(20, rel=0.05)
 
 
+@pytest.mark.parametrize("missing", [0.1, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("side", [40, 64, 128])
+@pytest.mark.parametrize("name", ["camera", "coins", "moon"])
+def test_gaps_everywhere_never_hide_noise(name, side, missing):
+    picture = getattr(data, name)()[100 : 100 + side, 100 : 100 + side].astype(float)
+    sigma = max(5.0, picture.std() / 3)
+    noisy = with_noise(picture, sigma)
+    noisy[torch.rand(noisy.shape, generator=torch.Generator().manual_seed(3)) < missing] = torch.nan
+    found = noise_level(Patches(noisy, min(8, side // 12)))
+    assert 0.85 * sigma < found < 2 * sigma
+
+
 def test_a_line_of_single_pixels_has_a_level():
     assert noise_level(Patches(with_noise(np.zeros((1, 400)), 20), 1)) > 0
 

@@ -8,6 +8,7 @@ their patches and when to stop, and needs no clean picture.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,13 +17,17 @@ from torch import Tensor
 from truvae.ranks import ALONE, Ranks
 from truvae.refine import refine
 
-# Share of the known pixels that are hidden, and the fewest that can judge.
-_SHARE, _FEWEST = 0.02, 16
+# Share of the known pixels that are hidden, and the fewest that can judge. How many are hidden of a
+# small picture, but no more than so large a share.
+_SHARE, _FEWEST, _MANY, _MOST = 0.02, 16, 250, 0.1
 # Median of the absolute value of a normal variable.
 _NORMAL_MEDIAN = 0.6745
 # By how much the level of noise falls from one look to the next, unless the errors of the hidden
 # pixels are nearly as large as it: then it is real.
 _COOLING, _REAL = 0.5, 0.8
+# So many hidden pixels tell that for sure. Of fewer, the share by which their error is less without
+# noise if there is none.
+_SURE, _CLEARLY = 600, 0.05
 # The lowest level, in units of the spread of the picture.
 _LEAST = 1e-3
 # The least share by which the error of the hidden pixels falls if a look pays, and how many looks
@@ -46,7 +51,8 @@ class Hidden:
 
     @classmethod
     def draw(cls, image: Tensor, generator: torch.Generator) -> "Hidden":
-        """Draw 2 % of the known pixels, all channels of each; none if these are too few to judge.
+        """Draw 2 % of the known pixels, of small pictures up to 10 %, all channels of each; none if
+        these are too few to judge.
 
         Parameters
         ----------
@@ -54,7 +60,9 @@ class Hidden:
             The picture (R, C) or (R, C, K), NaN where missing.
         """
         known = image.isfinite()
-        pixels = torch.rand(image.shape[:2], generator=generator, device=image.device) < _SHARE
+        n_known = int((known if image.ndim == 2 else known.any(2)).sum())
+        share = max(_SHARE, min(_MOST, _MANY / max(1, n_known)))
+        pixels = torch.rand(image.shape[:2], generator=generator, device=image.device) < share
         mask = known & (pixels if image.ndim == 2 else pixels[..., None])
         return cls(mask, image[mask]) if mask.sum() >= _FEWEST else cls.none(image)
 
@@ -109,6 +117,7 @@ def settle(
     hidden: Hidden,
     *,
     sigma: float,
+    real: float,
     known: bool,
     sizes: Sequence[int],
     looks: int,
@@ -119,7 +128,7 @@ def settle(
 
     Models of white noise take the detail that they miss for noise, much of it where there is none.
     So each look reckons with less noise than the one before, and that with the least error at the
-    hidden pixels is the best. Where these say that there is noise indeed, its level is kept.
+    hidden pixels is the best. Where these say that there is noise indeed, it has its real level.
 
     Parameters
     ----------
@@ -131,6 +140,8 @@ def settle(
         The judge.
     sigma
         The level of noise to begin with; if it is `known`, it is kept.
+    real
+        The level that there is if there is noise indeed: where nothing is hidden, there is.
     sizes
         Sides of patches to choose from at the first look; none for no look.
     looks
@@ -141,37 +152,61 @@ def settle(
     ranks
         Processes that share each look.
     """
-    known = known or not len(hidden) or hidden.noise(estimate) > _REAL * sigma
+    over = False
+    first = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, hidden.rmse(estimate))
+    most = max(0, looks - _LAST)
 
-    def look(
-        hidden: Hidden, before: Filled, sigma: float, size: int, taken: float, part: float = 1.0
-    ) -> Filled:
-        """Look at the picture once more; `part` is the share of a look that this one counts for."""
+    def settled(before: Filled, cools: bool, taken: float = 0.0, share: float = 1.0) -> Filled:
+        """Look until it gets no better; each look counts for a `share` of one."""
 
-        def told(done: float) -> bool:
-            return go_on(taken + done * part)
+        def look(last: Filled, level: float, size: int, n: float, part: float) -> Filled:
+            def told(done: float) -> bool:
+                return go_on(taken + (n + done * part) * share)
 
-        return _look(hidden, image, before, sigma, size, told, ranks)
+            return _look(hidden, image, last, level, size, told, ranks)
 
-    best = last = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, hidden.rmse(estimate))
-    while last.looks < looks - _LAST and last.looks - best.looks < _PATIENCE:
-        level = last.sigma if known else max(_COOLING * last.sigma, _LEAST)
-        choice = sizes if last.looks == 0 and len(hidden) else [last.size]
-        found, part = [], 1 / len(choice)
-        for i, size in enumerate(choice):
-            found.append(look(hidden, last, level, size, last.looks + i * part, part))
-            if found[-1] is last:  # it was broken off, on any rank
-                return best
-        last = min(found, key=lambda each: each.rmse or 0.0)
-        if not len(hidden) or (last.rmse or 0.0) < (best.rmse or 0.0) * (1 - _GAIN):
-            best = last
+        nonlocal over
+        best = last = before
+        while last.looks < most and last.looks - best.looks < _PATIENCE:
+            level = max(_COOLING * last.sigma, _LEAST) if cools else last.sigma
+            choice = sizes if last.looks == 0 and len(hidden) else [last.size]
+            found, part = [], 1 / len(choice)
+            for i, size in enumerate(choice):
+                found.append(look(last, level, size, last.looks + i * part, part))
+                if found[-1] is last:  # it was broken off, on any rank
+                    over = True
+                    return best
+            last = min(found, key=lambda each: each.rmse or 0.0)
+            if not len(hidden) or (last.rmse or 0.0) < (best.rmse or 0.0) * (1 - _GAIN):
+                best = last
+        return best
+
+    if known or not len(hidden):
+        best = settled(first._replace(sigma=sigma if known else real), False)
+    elif hidden.noise(estimate) <= _REAL * sigma:
+        best = settled(first, True)
+    elif len(hidden) >= _SURE:
+        best = settled(first._replace(sigma=real), False)
+    else:  # a poor estimate errs as if there was noise
+        best = settled(first._replace(sigma=real), False, 0.0, 0.5)
+        cooled = best if over else settled(first, True, most / 2, 0.5)
+        if (cooled.rmse or 0.0) < (best.rmse or 0.0) * (1 - _CLEARLY):
+            best = cooled
     everything = Hidden.none(image)
-    for left in range(min(_LAST, looks), 0, -1):  # now with the hidden pixels in their places
-        after = look(everything, best, best.sigma, best.size, looks - left)
+    for left in range(
+        0 if over else min(_LAST, looks), 0, -1
+    ):  # now with the hidden pixels in their places
+        told = partial(_ahead, go_on, looks - left)
+        after = _look(everything, image, best, best.sigma, best.size, told, ranks)
         if after is best:
             break
         best = after._replace(rmse=best.rmse)
     return best
+
+
+def _ahead(go_on: Callable[[float], bool], taken: float, done: float) -> bool:
+    """Ask whether to go on with the share of a look done after those taken."""
+    return go_on(taken + done)
 
 
 def _look(

@@ -1,5 +1,6 @@
 """Frames, restored together: fit models, combine their estimates, look again."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -246,6 +247,7 @@ class Job:
                 pilot[0],
                 self.hidden[0],
                 sigma=self.told,
+                real=self.told,
                 known=True,
                 sizes=self.plan.sizes[:1],
                 looks=1,
@@ -436,7 +438,8 @@ class Job:
         sigma, source = self._published(runs)
         if done[0].looks and not self.known:
             settled = float(np.mean([frame.sigma for frame in done]))
-            judged = "estimated" if rmse is None else "held-out"
+            held = math.isclose(settled, self.material.noise)
+            judged = "estimated" if held or rmse is None else "held-out"
             sigma, source = (settled, judged) if settled < sigma else (sigma, source)
         final = torch.stack([frame.estimate for frame in done])
         sizes = (done[0].size,) * done[0].looks
@@ -446,13 +449,13 @@ class Job:
         self, image: Tensor, estimate: Tensor, hidden: Hidden, learned: float, clock: Clock
     ) -> Filled:
         """Look again at one frame."""
-        estimated = self.material.noise if self.known else min(learned, self.material.noise)
-
+        estimated = self.material.noise
         return settle(
             image,
             estimate.to(image),
             hidden,
-            sigma=estimated if self.known or not len(hidden) else learned,
+            sigma=estimated if self.known else learned,
+            real=min(learned, estimated),
             known=self.known,
             sizes=self.plan.sizes,
             looks=self.plan.looks,

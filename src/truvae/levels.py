@@ -23,6 +23,10 @@ _HALF = 0.6
 _AWAY, _ROUNDS, _SOME = 4, 6, 200
 # Patches of which those of a lattice are enough.
 _ENOUGH = 1 << 20
+# Where few patches are without gaps: the fewest of these for each of their entries whose principal
+# axes tell something; the side of windows, and the fewest known pixels of one half of a window
+# beside their mean.
+_AXES, _WINDOW, _KNOWN = 16, 8, 3
 
 
 def noise_level(patches: Patches) -> float:
@@ -39,12 +43,14 @@ def noise_level(patches: Patches) -> float:
        that choice (the principle of Ponomarenko et al. 2007, who choose by low frequencies alone;
        see Colom and Buades 2013, doi:10.5201/ipol.2013.45). The mean of both halves counts.
 
-    Patches with gaps take no part, nor do those with a pixel as dark or as bright as any, since
-    their noise may be cut off. Where most are of that kind, those that are left have too little
-    noise: then flat patches count, and tell how much of it was cut off, and those that lie far
-    from the ends of the range. Where nearly all are, as in a fluorescence picture whose dark
-    background was subtracted, the noise around the ends of the range tells its level
-    (`censored.variance_at_end`), and flat patches only where neither that nor the others do.
+    Patches with gaps take no part; if too few are without, windows are chosen by how little one
+    half of their known pixels varies, and the other half tells the noise. Nor do patches with a
+    pixel as dark or as bright as any, since their noise may be cut off. Where most are of that
+    kind, those that are left have too little noise: then flat patches count, and tell how much of
+    it was cut off, and those that lie far from the ends of the range. Where nearly all are, as in a
+    fluorescence picture whose dark background was subtracted, the noise around the ends of the
+    range tells its level (`censored.variance_at_end`), and flat patches only where neither that nor
+    the others do.
 
     Examples
     --------
@@ -74,6 +80,10 @@ def noise_level(patches: Patches) -> float:
         if enough or min(found) == math.inf:
             found.append(_of_flat_patches(patches.some(whole), cut[whole]))
         variance = min(found)
+    elif bool((cut == math.inf).any()):
+        variance = _of_flat_windows(patches.resized(_WINDOW), ends)
+        if len(whole) >= _AXES * patches.n_entries:
+            variance = min(variance, _of_least_axes(patches.some(whole)))
     else:
         variance = math.inf
     return math.sqrt(max(variance if variance < math.inf else _of_least_axes(patches), 0.0))
@@ -92,9 +102,14 @@ def _cut(x: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
     """Return the share of the pixels of patches (B, D) that are as dark or as bright as any, (B,):
     1 where a patch is constant, infinite where it has gaps.
     """
-    share = ((x == ends[0]) | (x == ends[1])).to(x).mean(1)
+    share = _at_end(x, ends).to(x).mean(1)
     share = torch.where(x.amin(1) < x.amax(1), share, 1.0)
     return torch.where(x.isfinite().all(1), share, math.inf)
+
+
+def _at_end(x: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
+    """Tell which values are as dark or as bright as any."""
+    return (x == ends[0]) | (x == ends[1])
 
 
 def _of_least_axes(patches: Patches) -> float:
@@ -138,6 +153,41 @@ def _of_patches_away(patches: Patches, ends: tuple[Tensor, Tensor]) -> float:
             return math.inf
         variance = _of_flat_patches(patches.some(away), torch.zeros_like(means[away]))
     return variance
+
+
+def _of_flat_windows(windows: Patches, ends: tuple[Tensor, Tensor]) -> float:
+    """Return the variance of the noise in windows with gaps where one half of the known pixels
+    varies least: that of the other half, which has noise of its own. Infinite if too few are known.
+    """
+    windows = windows.some(windows.lattice(math.isqrt(len(windows) // _ENOUGH) + 1))
+    black = torch.cartesian_prod(*map(torch.arange, windows.sides)).sum(1) % 2 == 0
+    black = black.repeat(windows.n_channels).to(windows.device)
+    blocks = [
+        (_scatter(b[:, black]), _scatter(b[:, ~black]), _at_end(b, ends).any(1))
+        for b in windows.blocks()
+    ]
+    one, other, cut = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    known = (one[:, 1] >= _KNOWN) & (other[:, 1] >= _KNOWN)
+    sound = known & ~cut
+    chosen = sound if sound.sum() >= _SOME else known
+    if not chosen.any():
+        return math.inf
+    variances = []
+    for by, of in ((one[chosen], other[chosen]), (other[chosen], one[chosen])):
+        n = max(1, round(_FLAT * len(by)))
+        squares, n_free = of[(by[:, 0] / by[:, 1]).topk(n, largest=False).indices].sum(0)
+        variances.append(float(squares / n_free))
+    return math.fsum(variances) / 2
+
+
+def _scatter(x: Tensor) -> Tensor:
+    """Return the squared deviations from the mean of the known values of each row (B, D), summed,
+    and their number less one: (B, 2).
+    """
+    known = x.isfinite()
+    n, x = known.sum(1, keepdim=True), x.nan_to_num()
+    deviations = torch.where(known, x - x.sum(1, keepdim=True) / n.clamp(min=1), 0.0)
+    return torch.cat([deviations.square().sum(1, keepdim=True), (n - 1).to(x)], 1)
 
 
 def _bands(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:

@@ -84,6 +84,15 @@ class Patches:
         found._rows = rows if self._rows is None else self._rows[rows]
         return found
 
+    def resized(self, size: int) -> "Patches":
+        """Return all patches of another size of the same picture, or of all of it if that is less.
+
+        >>> Patches(torch.zeros(5, 7), 2).resized(6).sides
+        (5, 6)
+        """
+        rows, columns = self._frames.shape[1:3]
+        return Patches(self._frames, (min(size, rows), min(size, columns)))
+
     def lattice(self, stride: int) -> Tensor:
         """Return the numbers of patches that cover all pixels: those on every `stride`-th row and
         column of the grid, every one if patches are smaller, and on the last ones.

@@ -1,8 +1,10 @@
 """What there is to tell of a restored picture or recording."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from truvae.model import Model
@@ -132,6 +134,21 @@ class AudioResult:
     """Share of the samples that were missing."""
     device: str
     """Where it was computed."""
+
+    @classmethod
+    def together(cls, results: "Sequence[AudioResult]") -> "AudioResult":
+        """Return the first result with a model, which tells of the models of all, in turn."""
+        first = next((result for result in results if result.model is not None), results[0])
+        told = [result for result in results if result.elbo is not None]
+        shares = [len(result.sigma_channels) for result in told]
+        elbo = np.average([result.elbo for result in told], weights=shares) if told else None
+        return replace(
+            first,
+            elbo=None if elbo is None else float(elbo),
+            history=[epoch for result in results for epoch in result.history],
+            covariances=[kind for result in results for kind in result.covariances],
+            n_data=sum(result.n_data for result in results),
+        )
 
     @property
     def active_latents(self) -> float | None:
