@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from truvae.audio_groups import denoised
+from truvae.audio_components import denoised
 from truvae.audio_settings import SoundWishes
 from truvae.channels import Split, noise_of
 from truvae.checkpoint import Checkpoint, State, checkpoint_of
@@ -75,8 +75,8 @@ def denoise_audio(
     sample_rate
         Samples a second.
     channels
-        "joint" to restore what channels have in common and what they differ in, by models of all
-        of it; "separate" for models of each channel, as if it was a recording of its own.
+        "joint" to restore what channels have in common and what they differ in, each by models of
+        its own; "separate" for models of each channel, as if it was a recording of its own.
     quality
         "fast", "balanced" or "best": how much time to take.
     covariance

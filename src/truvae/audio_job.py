@@ -25,7 +25,7 @@ class Restored(NamedTuple):
     """What models and looks made of a recording, in standardised units."""
 
     estimate: Tensor
-    """(n, C)."""
+    """(n, 1)."""
     runs: list[Run]
     """The models."""
     looks: int
@@ -42,8 +42,8 @@ def restore_sound(
 ) -> Restored:
     """Fit models of one kind to a recording without gaps, average their estimates, and look again.
 
-    The components of the recording are `material.seen`, frames (C, 1, n, 1) of one row each. What
-    the checkpoint holds is not done again.
+    The recording is `material.seen`, a frame (1, 1, n, 1) of one row. What the checkpoint holds is
+    not done again.
     """
     looking = min(
         plan.looks * _SECONDS_PER_VALUE * material.seen.numel(), clock.left() * (1 - _FITTING)
@@ -57,7 +57,7 @@ def restore_sound(
         runs[-1].finish()
     if runs[-1].epochs == 0 and len(runs) > 1:
         runs.pop()
-    first = torch.stack([run.merged[:, 0, :, 0].T for run in runs]).mean(0)
+    first = torch.stack([run.merged[0, 0] for run in runs]).mean(0)
     rest = clock.span(_FITTING, 1)
 
     def look() -> State:
@@ -78,27 +78,23 @@ def _is_over(last: Run, clock: Clock) -> bool:
 def look_again(
     material: Material, first: Tensor, looks: int, sample_rate: float, clock: Clock
 ) -> tuple[Tensor, int]:
-    """Refine a first estimate (n, C) in two ways, and combine them; return it and the number of
+    """Refine a first estimate (n, 1) in two ways, and combine them; return it and the number of
     looks: fewer than `looks` if time is short, but one, at least by spectra, which takes little.
 
     The nearest windows know what repeats itself, as voices do, the spectra what is sustained, as
     tones are. Each way goes on from its own last estimate; where one expects a smaller error, it
     counts more.
     """
-    noisy, sigma = material.seen[:, 0, :, 0].T.contiguous(), material.noise
+    noisy, sigma = material.seen[0, 0], material.noise
     near = spectral = (first, torch.full_like(first, sigma**2))
     done, go_on = 0, partial(clock.alone().silent().go_on, 0.0)
     while done < looks and (clock.go_on(done / looks) or done == 0):
         spectral = spectral_look(noisy, spectral[0].to(noisy), sigma, sample_rate)
-        parts = near[0].split(1, 1)
-        refined = [
-            refine_recording(*pair, sigma, sample_rate, go_on=go_on, ranks=material.ranks)
-            for pair in zip(noisy.split(1, 1), parts, strict=True)
-        ]
-        means, variances = zip(*refined, strict=True)
-        if done and any(mean is part for mean, part in zip(means, parts, strict=True)):
+        before, ranks = near[0], material.ranks
+        refined = refine_recording(noisy, before, sigma, sample_rate, go_on=go_on, ranks=ranks)
+        if done and refined[0] is before:
             break  # it was cut short, on any rank: what the look before knew counts
-        near = torch.cat(means, 1), torch.cat(variances, 1)
+        near = refined
         done += 1
     trusts = [
         variance.clamp(min=1e-3 * sigma**2).pow(-_SELECTION) for _, variance in (near, spectral)

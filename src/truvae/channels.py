@@ -12,8 +12,6 @@ Array = npt.NDArray[np.float64]
 
 # Channels that correlate less stay apart: to mix them would hide what is sparse in each.
 _CORRELATED = 0.3
-# By what factor components of one model differ at most in their spread over their noise.
-_UNLIKE = 5.0
 
 
 @dataclass(frozen=True)
@@ -134,19 +132,6 @@ class Split:
             else:
                 levels = components.told(levels, live)
         return cls(noisy, components, parts, levels)
-
-    def groups(self) -> list[npt.NDArray[np.bool_]]:
-        """Return masks (C,) of components that one model may describe, together all that hold
-        noise: it takes those with far less signal in units of the noise for empty.
-        """
-        live = self.levels > 0
-        shares = np.std(self.whole, 0) / np.where(live, self.levels, 1.0)
-        groups, left = [], live
-        while left.any():
-            group = left & (shares * _UNLIKE >= shares[left].max())
-            groups.append(group)
-            left = left & ~group
-        return groups
 
 
 def noise_of(recording: Array, whole: Array, sample_rate: float, sigma: float | None) -> Array:

@@ -2,7 +2,7 @@
 
 Of one small frame all patches take part. Of a large one, or a stack, the model is trained on a
 sample, of a stack on no more patches than one frame has; the states of all are then found tile by
-tile (`truvae.tiles`). The components of a recording are frames, too, of which all windows count.
+tile (`truvae.tiles`).
 """
 
 import math
@@ -123,9 +123,7 @@ class Material:
         patches = Patches(self.seen, sides)
         places = patches.lattice(settings.stride) if settings.sparse else None
         n = len(patches if places is None else places)
-        # Components of a recording are few, and less alike than the frames of a stack.
-        most = n if settings.sparse else n // len(self.seen)
-        n_trained = min(most, settings.trained or n)
+        n_trained = min(n // len(self.seen), settings.trained or n)
         if (sides, n_trained) not in self._samples:
             drawn = places
             if n_trained < n:

@@ -112,14 +112,13 @@ class AudioResult:
     """The first model, of windows of the columns of `(x @ components - offset) / spread`; None if
     none was needed."""
     components: Array
-    """(K, C), what is made of K channels before they are restored: uncorrelated components, that
-    with the most power first; only those of `model`, where others have one of their own. [[1]] of a
-    single channel."""
+    """(K, 1), what `model` knows of K channels: these are restored as uncorrelated components, that
+    with the most power first, each by models of its own. [[1]] of a single channel, (K, 0) without
+    a model."""
     offset: Array
-    """(C,), mean of each component; 0 with a preset."""
+    """(1,), mean of this component; 0 with a preset."""
     spread: Array
-    """(C,), standard deviation of all components, in proportion to their noise where it differs;
-    with a preset the peak of the recording."""
+    """(1,), its standard deviation; with a preset the peak of the recording."""
     settings: Settings
     """The settings of the models."""
     covariances: list[str]

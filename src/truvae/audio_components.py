@@ -1,11 +1,10 @@
-"""Components of a recording, restored by models of groups of them, and put together again."""
+"""Components of a recording, each restored by models of its own, and put together again."""
 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from truvae.audio_job import restore_sound
@@ -36,24 +35,24 @@ def denoised(
     ranks: Ranks,
 ) -> AudioResult:
     """Remove the noise, which may be known, from channels without gaps; one at least has some."""
-    groups = split.groups()
+    live = np.flatnonzero(split.levels)
     results = [
-        _of_group(filled, split, group, plan, seeded(),
-                  saves if len(groups) == 1 else saves.part(f"group-{index + 1}"),
-                  clock.part(index, len(groups)), on_epoch, ranks)
-        for index, group in enumerate(groups)
+        _of_component(filled, split, component, plan, seeded(),
+                      saves if len(live) == 1 else saves.part(f"component-{place + 1}"),
+                      clock.part(place, len(live)), on_epoch, ranks)
+        for place, component in enumerate(live.tolist())
     ]  # fmt: skip
     _tell_of_little_time(results, clock)
     first = AudioResult.together(results)
     parts, restored = split.whole.copy(), filled.restored.copy()
     levels, noise = split.levels.copy(), np.array(filled.sigma_channels)
-    for group, result in zip(groups, results, strict=True):
-        parts[:, group], levels[group] = result.restored, result.sigma_channels
+    for component, result in zip(live, results, strict=True):
+        parts[:, component], levels[component] = result.restored[:, 0], result.sigma
     restored[:, split.noisy] = split.components.backward(parts)
     if any(result.sigma_source == "learned" for result in results):
         noise[split.noisy] = split.components.of_channels(levels)
         _tell_of_lost_signal(rms(noise), filled.sigma)
-    weights = np.zeros((len(noise), first.components.shape[1]))
+    weights = np.zeros((len(noise), 1))
     weights[split.noisy] = first.components
     return replace(
         first,
@@ -64,10 +63,10 @@ def denoised(
     )
 
 
-def _of_group(
+def _of_component(
     filled: AudioResult,
     split: Split,
-    group: npt.NDArray[np.bool_],
+    component: int,
     plan: Plan,
     generator: torch.Generator,
     saves: Checkpoint,
@@ -75,22 +74,20 @@ def _of_group(
     on_epoch: Callable[[Epoch], None],
     ranks: Ranks,
 ) -> AudioResult:
-    """Remove the noise from a group of components; channels of the result are these."""
-    (settings,), levels = plan.models, split.levels[group]
-    frames, known = split.whole[None, None][..., group], filled.sigma_source == "given"
+    """Remove the noise from a component; it is the only channel of the result."""
+    (settings,), level = plan.models, float(split.levels[component])
+    only = slice(component, component + 1)
+    frames, known = split.whole[None, None][..., only], filled.sigma_source == "given"
     units = Units.of(frames, None, plan.scale)
-    units = units if plan.scale else units.balanced(levels)
-    noise = rms(levels / units.spread)
     device = generator.device
-    seen = units.standardise(frames, device).permute(3, 0, 2, 1).contiguous()
-    material = Material(seen, noise, known, generator, ranks)
+    seen = units.standardise(frames, device)
+    material = Material(seen, level / float(units.spread[0]), known, generator, ranks)
     sample = material.sample(settings)
-    entries = sample.entries.expand(len(seen)) / len(seen)  # a window is of one component
     history: list[Epoch] = []
 
     def tell(epoch: Epoch) -> None:
-        bound, now = units.bound(epoch.elbo, entries), split.levels.copy()
-        now[group] = units.sigma(epoch.sigma)
+        bound, now = units.bound(epoch.elbo, sample.entries), split.levels.copy()
+        now[component] = units.sigma(epoch.sigma)[0]
         sigma = rms(split.components.of_channels(now))
         history.append(replace(epoch, elbo=bound, sigma=sigma))
         on_epoch(history[-1])
@@ -99,17 +96,17 @@ def _of_group(
     first = done.runs[0]
     learned = settings.covariance == "isotropic" and first.epochs > 0 and not known
     if learned:
-        levels = units.sigma(first.model.noise.sigma)
+        level = float(units.sigma(first.model.noise.sigma)[0])
     return replace(
         filled,
         restored=units.restore(done.estimate[None, None])[0, 0],
-        sigma=rms(levels),
+        sigma=level,
         sigma_source="learned" if learned else filled.sigma_source,
-        sigma_channels=tuple(levels.tolist()),
-        elbo=units.bound(first.bound, entries) if first.epochs else None,
+        sigma_channels=(level,),
+        elbo=units.bound(first.bound, sample.entries) if first.epochs else None,
         history=history,
         model=first.model,
-        components=split.components.weights[:, group],
+        components=split.components.weights[:, only],
         offset=units.offset,
         spread=units.spread,
         covariances=[run.settings.covariance for run in done.runs],
