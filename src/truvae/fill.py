@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -128,7 +128,8 @@ def settle(
 
     Models of white noise take the detail that they miss for noise, much of it where there is none.
     So each look reckons with less noise than the one before, and that with the least error at the
-    hidden pixels is the best. Where these say that there is noise indeed, it has its real level.
+    hidden pixels is the best. Where these say that there is noise indeed, it has its real level;
+    where they are few, less noise is tried too.
 
     Parameters
     ----------
@@ -152,61 +153,60 @@ def settle(
     ranks
         Processes that share each look.
     """
-    over = False
     first = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, hidden.rmse(estimate))
     most = max(0, looks - _LAST)
+    held = known or not len(hidden) or hidden.noise(estimate) > _REAL * sigma
+    # A poor estimate errs as if there was noise.
+    both = held and not known and 0 < len(hidden) < _SURE
 
-    def settled(before: Filled, cools: bool, taken: float = 0.0, share: float = 1.0) -> Filled:
-        """Look until it gets no better; each look counts for a `share` of one."""
+    def look(judge: Hidden, start: float, share: float, before: Filled, *how: Any) -> Filled:
+        """Look once more, after `start` looks, where each counts for a `share` of one."""
+        sigma, size, taken, part = how
 
-        def look(last: Filled, level: float, size: int, n: float, part: float) -> Filled:
-            def told(done: float) -> bool:
-                return go_on(taken + (n + done * part) * share)
+        def told(done: float) -> bool:
+            return go_on(start + (taken + done * part) * share)
 
-            return _look(hidden, image, last, level, size, told, ranks)
+        return _look(judge, image, before, sigma, size, told, ranks)
 
-        nonlocal over
-        best = last = before
-        while last.looks < most and last.looks - best.looks < _PATIENCE:
-            level = max(_COOLING * last.sigma, _LEAST) if cools else last.sigma
-            choice = sizes if last.looks == 0 and len(hidden) else [last.size]
-            found, part = [], 1 / len(choice)
-            for i, size in enumerate(choice):
-                found.append(look(last, level, size, last.looks + i * part, part))
-                if found[-1] is last:  # it was broken off, on any rank
-                    over = True
-                    return best
-            last = min(found, key=lambda each: each.rmse or 0.0)
-            if not len(hidden) or (last.rmse or 0.0) < (best.rmse or 0.0) * (1 - _GAIN):
-                best = last
-        return best
+    def settled(before: Filled, start: float, cools: bool) -> tuple[Filled, bool]:
+        one = partial(look, hidden, start, 0.5 if both else 1.0)
+        return _settled(one, before, cools, sizes if len(hidden) else sizes[:1], most)
 
-    if known or not len(hidden):
-        best = settled(first._replace(sigma=sigma if known else real), False)
-    elif hidden.noise(estimate) <= _REAL * sigma:
-        best = settled(first, True)
-    elif len(hidden) >= _SURE:
-        best = settled(first._replace(sigma=real), False)
-    else:  # a poor estimate errs as if there was noise
-        best = settled(first._replace(sigma=real), False, 0.0, 0.5)
-        cooled = best if over else settled(first, True, most / 2, 0.5)
+    level = real if held and not known else sigma
+    best, over = settled(first._replace(sigma=level), 0.0, not held)
+    if both and not over:
+        cooled, over = settled(first, most / 2, True)
         if (cooled.rmse or 0.0) < (best.rmse or 0.0) * (1 - _CLEARLY):
             best = cooled
     everything = Hidden.none(image)
-    for left in range(
-        0 if over else min(_LAST, looks), 0, -1
-    ):  # now with the hidden pixels in their places
-        told = partial(_ahead, go_on, looks - left)
-        after = _look(everything, image, best, best.sigma, best.size, told, ranks)
+    for taken in range(max(0, looks - _LAST), 0 if over else looks):
+        # Now with the hidden pixels in their places.
+        after = look(everything, 0.0, 1.0, best, best.sigma, best.size, taken, 1.0)
         if after is best:
             break
         best = after._replace(rmse=best.rmse)
     return best
 
 
-def _ahead(go_on: Callable[[float], bool], taken: float, done: float) -> bool:
-    """Ask whether to go on with the share of a look done after those taken."""
-    return go_on(taken + done)
+def _settled(
+    look: Callable[..., Filled], before: Filled, cools: bool, sizes: Sequence[int], most: int
+) -> tuple[Filled, bool]:
+    """Look until it gets no better; return the best, the last one where nothing is hidden, and
+    whether looking was broken off.
+    """
+    best = last = before
+    while last.looks < most and last.looks - best.looks < _PATIENCE:
+        level = max(_COOLING * last.sigma, _LEAST) if cools else last.sigma
+        choice = sizes if last.looks == 0 else [last.size]
+        found, part = [], 1 / len(choice)
+        for i, size in enumerate(choice):
+            found.append(look(last, level, size, last.looks + i * part, part))
+            if found[-1] is last:  # it was broken off, on any rank
+                return best, True
+        last = min(found, key=lambda each: each.rmse or 0.0)
+        if last.rmse is None or last.rmse < (best.rmse or 0.0) * (1 - _GAIN):
+            best = last
+    return best, False
 
 
 def _look(
