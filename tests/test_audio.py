@@ -373,6 +373,17 @@ def test_channels_of_different_sounds_are_restored_as_if_alone():
     np.testing.assert_allclose(joint, apart, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:the model takes signal for noise")
+def test_what_is_told_last_is_the_level_learned():
+    y = np.random.default_rng(0).normal(0, [0.1, 0.05], (3000, 2))
+    y += tones(3000)[:, None] * [1, -0.3]
+    y[:, 1] += 0.5 * np.sin(np.arange(3000) * 0.9)
+    result = truvae.denoise_audio(
+        y, sample_rate=RATE, epochs=2, covariance="isotropic", return_result=True
+    )
+    assert result.history[-1].sigma == pytest.approx(result.sigma, rel=1e-4)
+
+
 def test_silence_around_a_recording_and_offsets_do_not_matter():
     y = noisy(tones())
     alone = noise_floor(y[:, None], RATE)[0]

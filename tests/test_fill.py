@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from truvae import fill
 from truvae.fill import Hidden, nearest_known, settle
 
 
@@ -25,7 +26,7 @@ def settled(image, hidden, sigma, real=None, known=False, looks=10, sizes=(6,),
                   sizes=sizes, looks=looks, go_on=go_on)  # fmt: skip
 
 
-@given(st.integers(0, 99), st.sampled_from([(40, 30), (40, 30, 3)]))
+@given(st.integers(0, 99), st.sampled_from([(50, 40), (50, 40, 3)]))
 def test_hidden_pixels_are_known_ones_with_all_their_channels(seed, shape):
     g = torch.Generator().manual_seed(seed)
     image = torch.randn(shape, generator=g)
@@ -33,7 +34,7 @@ def test_hidden_pixels_are_known_ones_with_all_their_channels(seed, shape):
     hidden = Hidden.draw(image, g)
     assert image[hidden.mask].isfinite().all() and len(hidden) == hidden.mask.sum()
     if len(hidden):
-        assert 0.002 < hidden.mask.float().mean() < 0.12
+        assert 100 <= hidden.n_pixels < 200
     if len(shape) == 3:
         assert (hidden.mask.any(2) == hidden.mask.all(2)).all()
     away = hidden.away(image)
@@ -42,8 +43,14 @@ def test_hidden_pixels_are_known_ones_with_all_their_channels(seed, shape):
 
 
 def test_too_few_pixels_judge_nothing():
-    image = torch.randn(10, 10)
+    image = torch.randn(26, 26)
     assert len(Hidden.draw(image, torch.Generator().manual_seed(0))) == 0
+
+
+@pytest.mark.parametrize(("side", "n"), [(64, 250), (300, 1800)])
+def test_of_a_small_picture_a_larger_share_is_hidden(side, n):
+    hidden = Hidden.draw(torch.randn(side, side, 3), torch.Generator().manual_seed(0))
+    assert hidden.n_pixels == pytest.approx(n, rel=0.2) and len(hidden) == 3 * hidden.n_pixels
 
 
 def test_noise_that_is_not_there_is_found_out():
@@ -58,14 +65,15 @@ def test_noise_that_is_not_there_is_found_out():
     assert filled.rmse < 0.05  # of the best look before those that see the hidden pixels
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 3])
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_errors_of_a_poor_estimate_do_not_pass_for_noise(noise, seed):
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("noise", "channels"), [(0.0, 1), (0.0, 3), (0.3, 1)])
+def test_errors_of_a_poor_estimate_do_not_pass_for_noise(noise, channels, seed):
     """Nor does noise pass for errors, though few pixels judge."""
-    clean, image, g = damaged(sigma=noise, size=64, seed=seed)
+    clean, image, g = damaged(sigma=noise, size=48, seed=seed)
+    clean, image = (x[..., None].expand(-1, -1, channels).contiguous() for x in (clean, image))
     hidden = Hidden.draw(image, g)
     learned = noise or 1.2 * hidden.noise(nearest_known(hidden.away(image)))
-    filled = settled(image, hidden, sigma=learned)
+    filled = settled(image, hidden, sigma=learned, looks=7)
     assert filled.sigma == learned if noise else filled.sigma < learned / 3
     assert (filled.estimate - clean).square().mean().sqrt() < max(0.06, noise / 2)
 
@@ -82,7 +90,9 @@ def test_a_known_level_is_kept():
     assert settled(image, Hidden.draw(image, g), sigma=0.3, known=True).sigma == 0.3
 
 
-def test_where_looking_ends_the_best_whole_look_counts():
+@pytest.mark.parametrize("sure", [0, 600])
+def test_where_looking_ends_the_best_whole_look_counts(sure, monkeypatch):
+    monkeypatch.setattr(fill, "_SURE", sure)
     _, image, g = damaged()
     hidden, told = Hidden.draw(image, g), []
     options = {"sigma": 0.5, "looks": 5, "sizes": (6, 4)}
@@ -96,7 +106,8 @@ def test_where_looking_ends_the_best_whole_look_counts():
             return taken < end
 
         part = settled(image, hidden, go_on=go_on, **options)
-        assert part.looks == looks and sum(taken >= end for taken in told) == 1
+        assert part.looks == looks or sure
+        assert sum(taken >= end for taken in told) == 1
         assert part.rmse >= whole.rmse and part.estimate.isfinite().all()
 
 

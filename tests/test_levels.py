@@ -81,6 +81,17 @@ def test_gaps_everywhere_never_hide_noise(name, side, missing):
     assert 0.85 * sigma < found < 2 * sigma
 
 
+@pytest.mark.parametrize("missing", [0.05, 0.3, 0.5])
+@pytest.mark.parametrize("side", [64, 128])
+@pytest.mark.parametrize("value", [0.0, 100.0])
+def test_gaps_and_a_constant_band_do_not_hide_noise(value, side, missing):
+    noisy = with_noise(data.camera()[100 : 100 + side, 100 : 100 + side].astype(float), 20)
+    noisy[: side // 5] = value
+    noisy[torch.rand(noisy.shape, generator=torch.Generator().manual_seed(3)) < missing] = torch.nan
+    found = noise_level(Patches(noisy, min(8, side // 12)))
+    assert found == pytest.approx(20, rel=0.15)
+
+
 def test_a_line_of_single_pixels_has_a_level():
     assert noise_level(Patches(with_noise(np.zeros((1, 400)), 20), 1)) > 0
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from truvae.audio_job import restore_sound
@@ -35,19 +36,19 @@ def denoised(
     ranks: Ranks,
 ) -> AudioResult:
     """Remove the noise, which may be known, from channels without gaps; one at least has some."""
-    live = np.flatnonzero(split.levels)
-    results = [
-        _of_component(filled, split, component, plan, seeded(),
-                      saves if len(live) == 1 else saves.part(f"component-{place + 1}"),
-                      clock.part(place, len(live)), on_epoch, ranks)
-        for place, component in enumerate(live.tolist())
-    ]  # fmt: skip
-    _tell_of_little_time(results, clock)
-    first = AudioResult.together(results)
+    live, results = np.flatnonzero(split.levels).tolist(), []
     parts, restored = split.whole.copy(), filled.restored.copy()
     levels, noise = split.levels.copy(), np.array(filled.sigma_channels)
-    for component, result in zip(live, results, strict=True):
+    for place, component in enumerate(live):
+        states = saves if len(live) == 1 else saves.part(f"component-{place + 1}")
+        part = clock.part(place, len(live))
+        result = _of_component(
+            filled, split, component, levels, plan, seeded(), states, part, on_epoch, ranks
+        )
         parts[:, component], levels[component] = result.restored[:, 0], result.sigma
+        results.append(result)
+    _tell_of_little_time(results, clock)
+    first = AudioResult.together(results)
     restored[:, split.noisy] = split.components.backward(parts)
     if any(result.sigma_source == "learned" for result in results):
         noise[split.noisy] = split.components.of_channels(levels)
@@ -67,6 +68,7 @@ def _of_component(
     filled: AudioResult,
     split: Split,
     component: int,
+    levels: npt.NDArray[np.float64],
     plan: Plan,
     generator: torch.Generator,
     saves: Checkpoint,
@@ -74,8 +76,10 @@ def _of_component(
     on_epoch: Callable[[Epoch], None],
     ranks: Ranks,
 ) -> AudioResult:
-    """Remove the noise from a component; it is the only channel of the result."""
-    (settings,), level = plan.models, float(split.levels[component])
+    """Remove the noise from a component; it is the only channel of the result. Of the others the
+    levels are those known so far.
+    """
+    (settings,), level = plan.models, float(levels[component])
     only = slice(component, component + 1)
     frames, known = split.whole[None, None][..., only], filled.sigma_source == "given"
     units = Units.of(frames, None, plan.scale)
@@ -86,7 +90,7 @@ def _of_component(
     history: list[Epoch] = []
 
     def tell(epoch: Epoch) -> None:
-        bound, now = units.bound(epoch.elbo, sample.entries), split.levels.copy()
+        bound, now = units.bound(epoch.elbo, sample.entries), levels.copy()
         now[component] = units.sigma(epoch.sigma)[0]
         sigma = rms(split.components.of_channels(now))
         history.append(replace(epoch, elbo=bound, sigma=sigma))

@@ -17,17 +17,17 @@ from torch import Tensor
 from truvae.ranks import ALONE, Ranks
 from truvae.refine import refine
 
-# Share of the known pixels that are hidden, and the fewest that can judge. How many are hidden of a
-# small picture, but no more than so large a share.
-_SHARE, _FEWEST, _MANY, _MOST = 0.02, 16, 250, 0.1
+# Share of the known pixels that are hidden; how many are of a small picture, but no more than so
+# large a share; and the fewest that can judge.
+_SHARE, _MANY, _MOST, _FEWEST = 0.02, 250, 0.1, 100
 # Median of the absolute value of a normal variable.
 _NORMAL_MEDIAN = 0.6745
 # By how much the level of noise falls from one look to the next, unless the errors of the hidden
 # pixels are nearly as large as it: then it is real.
 _COOLING, _REAL = 0.5, 0.8
-# So many hidden pixels tell that for sure. Of fewer, the share by which their error is less without
-# noise if there is none.
-_SURE, _CLEARLY = 600, 0.05
+# So many hidden pixels tell that for sure. By what share the error of fewer is less without noise,
+# times the root of their number, if there is none.
+_SURE, _CLEARLY = 600, 0.8
 # The lowest level, in units of the spread of the picture.
 _LEAST = 1e-3
 # The least share by which the error of the hidden pixels falls if a look pays, and how many looks
@@ -64,7 +64,8 @@ class Hidden:
         share = max(_SHARE, min(_MOST, _MANY / max(1, n_known)))
         pixels = torch.rand(image.shape[:2], generator=generator, device=image.device) < share
         mask = known & (pixels if image.ndim == 2 else pixels[..., None])
-        return cls(mask, image[mask]) if mask.sum() >= _FEWEST else cls.none(image)
+        hidden = cls(mask, image[mask])
+        return hidden if hidden.n_pixels >= _FEWEST else cls.none(image)
 
     @classmethod
     def none(cls, image: Tensor) -> "Hidden":
@@ -74,6 +75,16 @@ class Hidden:
     def __len__(self) -> int:
         """Return how many entries are hidden."""
         return len(self.values)
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels with hidden entries."""
+        return int((self.mask if self.mask.ndim == 2 else self.mask.any(2)).sum())
+
+    @property
+    def are_few(self) -> bool:
+        """Whether they do not tell for sure if there is noise, though some are hidden."""
+        return 0 < self.n_pixels < _SURE
 
     def away(self, image: Tensor) -> Tensor:
         """Return the picture without the hidden entries."""
@@ -156,8 +167,9 @@ def settle(
     first = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, hidden.rmse(estimate))
     most = max(0, looks - _LAST)
     held = known or not len(hidden) or hidden.noise(estimate) > _REAL * sigma
-    # A poor estimate errs as if there was noise.
-    both = held and not known and 0 < len(hidden) < _SURE
+    # A poor estimate errs as if there was noise, and few pixels err by chance.
+    both = not known and hidden.are_few
+    held = held or both
 
     def look(judge: Hidden, start: float, share: float, before: Filled, *how: Any) -> Filled:
         """Look once more, after `start` looks, where each counts for a `share` of one."""
@@ -176,7 +188,8 @@ def settle(
     best, over = settled(first._replace(sigma=level), 0.0, not held)
     if both and not over:
         cooled, over = settled(first, most / 2, True)
-        if (cooled.rmse or 0.0) < (best.rmse or 0.0) * (1 - _CLEARLY):
+        margin = _CLEARLY / math.sqrt(hidden.n_pixels)
+        if (cooled.rmse or 0.0) < (best.rmse or 0.0) * (1 - margin):
             best = cooled
     everything = Hidden.none(image)
     for taken in range(max(0, looks - _LAST), 0 if over else looks):

@@ -147,6 +147,7 @@ class Job:
         few_looks = self.complete and not self._several_courses() and len(self.images) == 1
         fitting = _FITTING if few_looks else _FITTING / 2
         n_looks = self.plan.looks or count(self.plan.courses)
+        n_looks *= 1 + any(hidden.are_few for hidden in self.hidden)  # with and without noise
         looking = min(self._seconds_of(n_looks), clock.left() * (1 - fitting))
         runs = self._fit_all(clock.without(looking).span(0, fitting), on_epoch)
         estimate, trust = self._combine(runs)
@@ -440,7 +441,8 @@ class Job:
             settled = float(np.mean([frame.sigma for frame in done]))
             held = math.isclose(settled, self.material.noise)
             judged = "estimated" if held or rmse is None else "held-out"
-            sigma, source = (settled, judged) if settled < sigma else (sigma, source)
+            lower = settled < sigma and not math.isclose(settled, sigma)
+            sigma, source = (settled, judged) if lower else (sigma, source)
         final = torch.stack([frame.estimate for frame in done])
         sizes = (done[0].size,) * done[0].looks
         return _Final(final, sigma, source, done[0].looks, (sizes,), rmse)

@@ -24,9 +24,9 @@ _AWAY, _ROUNDS, _SOME = 4, 6, 200
 # Patches of which those of a lattice are enough.
 _ENOUGH = 1 << 20
 # Where few patches are without gaps: the fewest of these for each of their entries whose principal
-# axes tell something; the side of windows, and the fewest known pixels of one half of a window
-# beside their mean.
-_AXES, _WINDOW, _KNOWN = 16, 8, 3
+# axes tell something; the side of windows, the fewest known pixels of one half of a window beside
+# their mean, and the share of those of a window that a constant place, as a margin, has.
+_AXES, _WINDOW, _KNOWN, _CONSTANT = 16, 8, 3, 1 / 3
 
 
 def noise_level(patches: Patches) -> float:
@@ -82,6 +82,7 @@ def noise_level(patches: Patches) -> float:
         variance = min(found)
     elif bool((cut == math.inf).any()):
         variance = _of_flat_windows(patches.resized(_WINDOW), ends)
+        whole = (cut < 1).nonzero()[:, 0]
         if len(whole) >= _AXES * patches.n_entries:
             variance = min(variance, _of_least_axes(patches.some(whole)))
     else:
@@ -156,18 +157,19 @@ def _of_patches_away(patches: Patches, ends: tuple[Tensor, Tensor]) -> float:
 
 
 def _of_flat_windows(windows: Patches, ends: tuple[Tensor, Tensor]) -> float:
-    """Return the variance of the noise in windows with gaps where one half of the known pixels
-    varies least: that of the other half, which has noise of its own. Infinite if too few are known.
+    """Return the variance of the noise in windows with gaps, of one channel, where one half of the
+    known pixels varies least: that of the other half, which has noise of its own. Infinite if too
+    few are known.
     """
     windows = windows.some(windows.lattice(math.isqrt(len(windows) // _ENOUGH) + 1))
     black = torch.cartesian_prod(*map(torch.arange, windows.sides)).sum(1) % 2 == 0
-    black = black.repeat(windows.n_channels).to(windows.device)
+    black = black.to(windows.device)
     blocks = [
-        (_scatter(b[:, black]), _scatter(b[:, ~black]), _at_end(b, ends).any(1))
+        (_scatter(b[:, black]), _scatter(b[:, ~black]), _at_end(b, ends).any(1), _has_constant(b))
         for b in windows.blocks()
     ]
-    one, other, cut = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-    known = (one[:, 1] >= _KNOWN) & (other[:, 1] >= _KNOWN)
+    one, other, cut, constant = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    known = (one[:, 1] >= _KNOWN) & (other[:, 1] >= _KNOWN) & ~constant
     sound = known & ~cut
     chosen = sound if sound.sum() >= _SOME else known
     if not chosen.any():
@@ -178,6 +180,14 @@ def _of_flat_windows(windows: Patches, ends: tuple[Tensor, Tensor]) -> float:
         squares, n_free = of[(by[:, 0] / by[:, 1]).topk(n, largest=False).indices].sum(0)
         variances.append(float(squares / n_free))
     return math.fsum(variances) / 2
+
+
+def _has_constant(x: Tensor) -> Tensor:
+    """Tell in which rows (B, D) so many known values are the same that no noise is there."""
+    values, n = x.sort(1).values, x.isfinite().sum(1, keepdim=True)  # NaN comes last
+    further = torch.arange(x.shape[1], device=x.device) + (n * _CONSTANT).ceil().long() - 1
+    same = values == values.gather(1, further.clamp(0, x.shape[1] - 1))
+    return (same & (further < n)).any(1)
 
 
 def _scatter(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ GB = 1 << 30
 # frames; for each patch that is trained on or searched for near ones; and, of those trained on, for
 # each byte of their states, of which there are more while they are drawn.
 _PROGRAM, _VALUE, _PATCH, _STATES = 700 << 20, 80, 1600, 3
-# To train on fewer patches than this, or to have fewer in a tile, saves nothing worth it.
+# To train on fewer patches than this saves nothing worth it.
 _FEWEST = 1 << 14
 # Share of the memory of the machine that may be used if no limit is given.
 _SHARE = 0.5
@@ -45,7 +45,7 @@ def needed(plan: Plan, shape: Shape) -> int:
 
 
 def within(plan: Plan, shape: Shape, limit: float | None) -> Plan:
-    """Return a plan that takes no more than a limit: with fewer patches to train on, and in a tile.
+    """Return a plan that takes no more than a limit: with fewer patches to train on.
 
     Parameters
     ----------
@@ -104,14 +104,12 @@ def _of_patches(settings: Settings, shape: Shape) -> int:
 
 
 def _smaller(plan: Plan) -> Plan:
-    """Return a plan of half as many patches to train on, unless all must be, and half the tile."""
+    """Return a plan of half as many patches to train on, unless all must be."""
 
     def half(n: int) -> int:
         return min(n, max(n // 2, _FEWEST))
 
-    models = tuple(
-        replace(m, trained=m.trained and half(m.trained), tile=half(m.tile)) for m in plan.models
-    )
+    models = tuple(replace(m, trained=m.trained and half(m.trained)) for m in plan.models)
     return replace(plan, models=models, noisy=plan.noisy and _smaller(plan.noisy))
 
 

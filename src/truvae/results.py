@@ -116,15 +116,15 @@ class AudioResult:
     with the most power first, each by models of its own. [[1]] of a single channel, (K, 0) without
     a model."""
     offset: Array
-    """(1,), mean of this component; 0 with a preset."""
+    """(1,), mean of this component; 0 with a preset. (0,) without a model."""
     spread: Array
-    """(1,), its standard deviation; with a preset the peak of the recording."""
+    """The same of its standard deviation; with a preset the peak of the recording."""
     settings: Settings
     """The settings of the models."""
     covariances: list[str]
     """The kind of each model that was fitted, in turn."""
     looks: int
-    """How often the recording was looked at again."""
+    """How often the first component was looked at again."""
     epochs: int
     """Passes through the windows in the training of `model`."""
     n_data: int
@@ -138,12 +138,10 @@ class AudioResult:
     def together(cls, results: "Sequence[AudioResult]") -> "AudioResult":
         """Return the first result with a model, which tells of the models of all, in turn."""
         first = next((result for result in results if result.model is not None), results[0])
-        told = [result for result in results if result.elbo is not None]
-        shares = [len(result.sigma_channels) for result in told]
-        elbo = np.average([result.elbo for result in told], weights=shares) if told else None
+        bounds = [result.elbo for result in results if result.elbo is not None]
         return replace(
             first,
-            elbo=None if elbo is None else float(elbo),
+            elbo=float(np.mean(bounds)) if bounds else None,
             history=[epoch for result in results for epoch in result.history],
             covariances=[kind for result in results for kind in result.covariances],
             n_data=sum(result.n_data for result in results),

@@ -344,7 +344,7 @@ def _dct(shape: tuple[int, ...], noise: float, epochs: int, local: int) -> Setti
         hidden=(width,),
         n_states=16,
         epochs=max(2, math.ceil((epochs - local) * longer)),
-        tile=_TILE,
+        tile=_TILE if local else Settings.tile,
         local_epochs=local,
         group=128,
         peak_rate=0.01,
