@@ -27,8 +27,6 @@ _LARGE = 1 << 18
 # Where a model knows a sample only, the patches that it estimates lie on every second row and
 # column, if further looks follow.
 _STRIDE = 2
-# Patches of a tile in which a "dct" model learns on: fewer gain little more.
-_TILE = 1 << 10
 # Further looks at complete pictures, and at those with strong noise. Models, sides of patches and
 # most looks for incomplete ones: there looks matter more than models.
 _LOOKS, _MORE_LOOKS = 2, 3
@@ -344,7 +342,6 @@ def _dct(shape: tuple[int, ...], noise: float, epochs: int, local: int) -> Setti
         hidden=(width,),
         n_states=16,
         epochs=max(2, math.ceil((epochs - local) * longer)),
-        tile=_TILE if local else Settings.tile,
         local_epochs=local,
         group=128,
         peak_rate=0.01,
