@@ -19,7 +19,7 @@ from truvae.refine import refine
 
 # Share of the known pixels that are hidden; how many are of a small picture, but no more than so
 # large a share; and the fewest that can judge.
-_SHARE, _MANY, _MOST, _FEWEST = 0.02, 250, 0.1, 100
+_SHARE, _MANY, _MOST, _FEWEST = 0.02, 250, 0.1, 64
 # Median of the absolute value of a normal variable.
 _NORMAL_MEDIAN = 0.6745
 # By how much the level of noise falls from one look to the next, unless the errors of the hidden
