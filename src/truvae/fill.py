@@ -8,8 +8,7 @@ their patches and when to stop, and needs no clean picture.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -122,6 +121,9 @@ class Filled(NamedTuple):
     """Its error at the hidden pixels; None without any."""
 
 
+_Look = Callable[[Filled, float, int, float, float], Filled]
+
+
 def settle(
     image: Tensor,
     estimate: Tensor,
@@ -166,22 +168,26 @@ def settle(
     """
     first = Filled(estimate, sigma, sizes[0] if sizes else 0, 0, hidden.rmse(estimate))
     most = max(0, looks - _LAST)
-    held = known or not len(hidden) or hidden.noise(estimate) > _REAL * sigma
     # A poor estimate errs as if there was noise, and few pixels err by chance.
     both = not known and hidden.are_few
-    held = held or both
+    held = known or both or not len(hidden) or hidden.noise(estimate) > _REAL * sigma
 
-    def look(judge: Hidden, start: float, share: float, before: Filled, *how: Any) -> Filled:
-        """Look once more, after `start` looks, where each counts for a `share` of one."""
-        sigma, size, taken, part = how
+    def look(
+        hidden: Hidden, before: Filled, sigma: float, size: int, taken: float, part: float = 1.0
+    ) -> Filled:
+        """Look at the picture once more; `part` is the share of a look that this one counts for."""
 
         def told(done: float) -> bool:
-            return go_on(start + (taken + done * part) * share)
+            return go_on(taken + done * part)
 
-        return _look(judge, image, before, sigma, size, told, ranks)
+        return _look(hidden, image, before, sigma, size, told, ranks)
 
     def settled(before: Filled, start: float, cools: bool) -> tuple[Filled, bool]:
-        one = partial(look, hidden, start, 0.5 if both else 1.0)
+        share = 0.5 if both else 1.0
+
+        def one(last: Filled, sigma: float, size: int, taken: float, part: float) -> Filled:
+            return look(hidden, last, sigma, size, start + taken * share, part * share)
+
         return _settled(one, before, cools, sizes if len(hidden) else sizes[:1], most)
 
     level = real if held and not known else sigma
@@ -192,9 +198,8 @@ def settle(
         if (cooled.rmse or 0.0) < (best.rmse or 0.0) * (1 - margin):
             best = cooled
     everything = Hidden.none(image)
-    for taken in range(max(0, looks - _LAST), 0 if over else looks):
-        # Now with the hidden pixels in their places.
-        after = look(everything, 0.0, 1.0, best, best.sigma, best.size, taken, 1.0)
+    for taken in range(most, 0 if over else looks):  # now with the hidden pixels in their places
+        after = look(everything, best, best.sigma, best.size, taken)
         if after is best:
             break
         best = after._replace(rmse=best.rmse)
@@ -202,7 +207,7 @@ def settle(
 
 
 def _settled(
-    look: Callable[..., Filled], before: Filled, cools: bool, sizes: Sequence[int], most: int
+    look: _Look, before: Filled, cools: bool, sizes: Sequence[int], most: int
 ) -> tuple[Filled, bool]:
     """Look until it gets no better; return the best, the last one where nothing is hidden, and
     whether looking was broken off.

@@ -59,7 +59,7 @@ def noise_level(patches: Patches) -> float:
     >>> round(noise_level(Patches(picture, 8)))
     3
     """
-    patches = patches.some(patches.lattice(math.isqrt(len(patches) // _ENOUGH) + 1))
+    patches = _thinned(patches)
     ends = _ends(patches)
     cut = torch.cat([_cut(block, ends) for block in patches.blocks()])
     sound = (cut == 0).nonzero()[:, 0]
@@ -88,6 +88,11 @@ def noise_level(patches: Patches) -> float:
     else:
         variance = math.inf
     return math.sqrt(max(variance if variance < math.inf else _of_least_axes(patches), 0.0))
+
+
+def _thinned(patches: Patches) -> Patches:
+    """Return patches of a lattice, where these are enough."""
+    return patches.some(patches.lattice(math.isqrt(len(patches) // _ENOUGH) + 1))
 
 
 def _ends(patches: Patches) -> tuple[Tensor, Tensor]:
@@ -161,7 +166,7 @@ def _of_flat_windows(windows: Patches, ends: tuple[Tensor, Tensor]) -> float:
     known pixels varies least: that of the other half, which has noise of its own. Infinite if too
     few are known.
     """
-    windows = windows.some(windows.lattice(math.isqrt(len(windows) // _ENOUGH) + 1))
+    windows = _thinned(windows)
     black = torch.cartesian_prod(*map(torch.arange, windows.sides)).sum(1) % 2 == 0
     black = black.to(windows.device)
     blocks = [
