@@ -127,7 +127,7 @@ def of_bars(ranks):
         x = ranks.own(data)
         population = Population.random(len(x), 32, 6, 1 / 6, ranks.fork(g))
         chunks = ShuffledChunks(len(x), ranks.part(100))
-        *_, last = fit(model, population, x, epochs=30, chunks=chunks, search=[Exhaustive()],
+        *_, last = fit(model, population, x, epochs=22, chunks=chunks, search=[Exhaustive()],
                        generator=g, rate=OneCycle(0.05), minibatch=50, closed_form=closed_form,
                        ranks=ranks)  # fmt: skip
         fields = model.decoder.first.weight.detach().T.clone()
@@ -178,7 +178,7 @@ def of_table(ranks):
     """What an estimator knows of a table, with a row of which some is missing."""
     x = np.repeat(np.eye(4), 50, axis=0) + np.random.default_rng(0).normal(0, 0.1, (200, 4))
     x[0, 0] = np.nan
-    est = truvae.TVAE(6, (), 8, max_epochs=30, random_state=0, ranks=ranks).fit(x)
+    est = truvae.TVAE(6, (), 8, max_epochs=12, random_state=0, ranks=ranks).fit(x)
     history = [asdict(epoch) | {"seconds": 0} for epoch in est.history_]
     return {"reconstruction": est.reconstruct(x), "words": est.population_.words, "sigma":
             est.sigma_, "history": history}  # fmt: skip

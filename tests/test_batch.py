@@ -255,7 +255,7 @@ def test_a_killed_process_is_one_line(pictures, tmp_path):
 def test_pictures_with_models_in_common(pictures, tmp_path):
     (pictures / "bad.png").write_text("hello")
     (tmp_path / "pages").mkdir()
-    done = truvae("denoise", pictures, "-o", tmp_path / "out", "--shared-model", "--json",
+    done = called("denoise", pictures, "-o", tmp_path / "out", "--shared-model", "--json",
                   "--save-model", tmp_path / "model", "--report", tmp_path / "pages",
                   *TINY)  # fmt: skip
     assert done.returncode == 1
@@ -268,7 +268,7 @@ def test_pictures_with_models_in_common(pictures, tmp_path):
     # It is what a stack of the pictures gives.
     stack = np.stack([read_picture(pictures / name).data for name in sorted(told)])
     np.save(tmp_path / "stack.npy", stack)
-    truvae("denoise", tmp_path / "stack.npy", "-o", tmp_path / "out.npy", "--stack", "shared",
+    called("denoise", tmp_path / "stack.npy", "-o", tmp_path / "out.npy", "--stack", "shared",
            *TINY)  # fmt: skip
     for name, expected in zip(sorted(told), np.load(tmp_path / "out.npy"), strict=True):
         np.testing.assert_array_equal(read_picture(tmp_path / "out" / name).data, expected)

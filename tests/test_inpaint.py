@@ -159,7 +159,7 @@ def test_channels_help_each_other():
 
 
 def test_an_axis_of_three_or_four_is_taken_for_colour_with_a_warning():
-    noisy = coloured(noisy_scene()[1])
+    noisy = coloured(noisy_scene(size=24)[1])
     with pytest.warns(UserWarning, match="channel_axis=-1"):
         guessed = truvae.denoise(noisy, **TINY)
     np.testing.assert_array_equal(guessed, truvae.denoise(noisy, channel_axis=-1, **TINY))
