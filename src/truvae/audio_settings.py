@@ -11,6 +11,7 @@ from truvae.errors import InputError
 from truvae.presets import preset as preset_called
 from truvae.settings import (
     COVARIANCES,
+    FLIPS_EARLY,
     OVERRIDES,
     QUALITIES,
     Plan,
@@ -96,6 +97,7 @@ def _chosen(n: int, sample_rate: float, quality: str, isotropic: bool) -> Plan:
         minibatch=32,
         peak_rate=0.005 if isotropic else 0.01,
         doubt=0.02,
+        **({} if isotropic else FLIPS_EARLY),
     )
     return Plan((settings,), n_models, looks=0 if isotropic else looks)
 

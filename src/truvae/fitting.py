@@ -220,7 +220,7 @@ def fit_model(
         estimate = partial(_as_it_is, (material.pilot.double(), math.nan))
     elif sample.whole:
         # Points with states of their own are estimated from these alone, as in the paper (Eq. 15).
-        search = settings.search if settings.shares else ()
+        search = settings.search_at(1) if settings.shares else ()
         estimate = partial(_estimate, state, patches, chunks, settings, search)
         if not superseded:
             found = estimate()
@@ -398,7 +398,7 @@ def _of_tile_by(
     seen, pilot = (patches.cut(*tile) for patches in sample.all)
     rows = seen.lattice(stride)
     some, generator = seen.some(rows), torch.Generator(seen.device).manual_seed(seed)
-    search = settings.search if settings.shares else (Neighbours(),)
+    search = settings.search_at(1) if settings.shares else (Neighbours(),)
     found = estimates(trained, tile, some, pilot.some(rows), settings, search, generator, clock)
     bounds: list[Tensor] = []
 

@@ -1,5 +1,6 @@
 """Recipes: everything that the training of one model can be told (the columns of Table 1)."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from operator import index
@@ -51,6 +52,8 @@ class Recipe:
     """Passes through all data points."""
     search: tuple[Proposal, ...] = (GradientFlips(), Neighbours())
     """Where candidate states come from."""
+    share_from: float = math.inf
+    """Progress from which these are the states of near data points alone."""
     group: int = 256
     """Data points that go through an E-step together."""
     minibatch: int = 64
@@ -90,6 +93,14 @@ class Recipe:
     def shares(self) -> bool:
         """Whether the data points of a group share their states."""
         return pool_for(self.search) is SharedPool
+
+    def search_at(self, progress: float) -> tuple[Proposal, ...]:
+        """Return where candidate states come from at a progress in [0, 1]; 1 is after training.
+
+        >>> Recipe(n_latents=6, hidden=(8,), n_states=8, epochs=2, share_from=0.5).search_at(0.7)
+        (<truvae.proposals.shared.Neighbours object at ...>,)
+        """
+        return self.search if progress < self.share_from else (Neighbours(),)
 
     @property
     def activity(self) -> float:
@@ -149,7 +160,7 @@ class Recipe:
             data,
             epochs=self.epochs,
             chunks=chunks,
-            search=self.search,
+            search=self.search_at,
             generator=generator,
             rate=self.rate(),
             minibatch=self.minibatch * n_minibatches,

@@ -7,7 +7,7 @@ from typing import Any
 
 from truvae.errors import InputError, check_whole
 from truvae.presets import Preset
-from truvae.proposals import SELECTIONS, Evolution
+from truvae.proposals import SELECTIONS, Evolution, GradientFlips, Neighbours
 from truvae.recipes import Recipe
 from truvae.training import Epoch
 
@@ -17,7 +17,7 @@ _WEAK, _STRONG = 0.43, 0.6
 # Isotropic models at most, and epochs of an "isotropic" and a "dct" one for a picture of 256 x 256
 # pixels; and how many of these a "dct" one of a large picture spends in each tile. Averages of
 # several "dct" models gain nothing.
-_EFFORT = {"fast": (1, 5, 6, 2), "balanced": (2, 8, 12, 4), "best": (4, 12, 24, 8)}
+_EFFORT = {"fast": (1, 5, 7, 2), "balanced": (2, 8, 14, 5), "best": (4, 12, 24, 8)}
 # Patches to train on: all up to the first number, of more the geometric mean of their number and
 # `_SCARCE`, up to the second number. Of 512 x 512 pixels all are worth less than 0.05 dB more.
 _TRAINED, _SCARCE = (1 << 16, 1 << 18), 1 << 14
@@ -49,6 +49,12 @@ _UNEXPLAINED = 0.015
 # When it is certain before the end of the training: from what share of it on, and by what factor
 # more of the standard deviation.
 _UNDER_WAY, _SURELY = 0.5, 1.01
+# How "dct" models look for states. What flips find they find early; then near patches take over
+# states from each other, in less than half of the time.
+FLIPS_EARLY: dict[str, Any] = {
+    "search": (GradientFlips(n_children=8), Neighbours()),
+    "share_from": 0.5,
+}
 # How many times as many epochs a small picture gets at most; one of 32 x 32 needs them.
 _LONGEST = 10.0
 
@@ -343,6 +349,7 @@ def _dct(shape: tuple[int, ...], noise: float, epochs: int, local: int) -> Setti
         n_states=16,
         epochs=max(2, math.ceil((epochs - local) * longer)),
         local_epochs=local,
+        **FLIPS_EARLY,
         group=128,
         peak_rate=0.01,
         doubt=0.02,
@@ -372,6 +379,7 @@ def _by_size(shape: tuple[int, ...], size: int) -> tuple[float, float]:
 
 __all__ = [
     "COVARIANCES",
+    "FLIPS_EARLY",
     "NOISES",
     "OVERRIDES",
     "QUALITIES",

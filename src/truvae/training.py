@@ -66,7 +66,7 @@ def fit(
     *,
     epochs: int,
     chunks: Chunks,
-    search: Sequence[Proposal],
+    search: Sequence[Proposal] | Callable[[float], Sequence[Proposal]],
     generator: torch.Generator,
     rate: Callable[[float], float] | None = None,
     minibatch: int = 64,
@@ -95,7 +95,7 @@ def fit(
     chunks
         Draws the chunks of an epoch.
     search
-        Proposals, applied in turn.
+        Proposals, applied in turn; or these as a function of the progress in [0, 1].
     generator
         Source of all randomness.
     rate
@@ -186,7 +186,8 @@ def fit(
                 if progress >= 1 and not promised:
                     break
                 held = deepcopy(model) if beside else model
-                improve = partial(_improve, held, population, data, search)
+                proposals = search(progress) if callable(search) else search
+                improve = partial(_improve, held, population, data, proposals)
                 groups = [(rows, fork(own) if beside else own) for rows in chunk]
                 improving = begin(improve, groups)
                 if due is not None:  # the chunk before, beside the E-steps of this one
