@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_restore import SMALL, noisy_scene, rmse
 
 import truvae
-from truvae import Neighbours, fitting, job, tiles
+from truvae import GradientFlips, Neighbours, fitting, job, tiles
 from truvae import settings as chosen
 from truvae.clock import Clock
 from truvae.patches import Features, Patches, merge
@@ -167,6 +167,19 @@ def test_models_of_larger_pictures_learn_on_in_tiles_and_are_of_one_kind():
     assert kinds(512) == [("isotropic", False), ("dct", True)]
     assert kinds(513) == [("dct", True)]
     assert kinds(513, covariance="isotropic") == kinds(513, complete=False) == kinds(256)[:1]
+
+
+def test_models_with_covariances_flip_bits_in_the_first_half_of_their_training_alone(monkeypatch):
+    monkeypatch.setattr(chosen, "_TRAINED", (500, 500))
+    done, flips, real = [0.0], [], GradientFlips.__call__
+    monkeypatch.setattr(
+        GradientFlips, "__call__", lambda self, pool: flips.append(done[-1]) or real(self, pool)
+    )
+    options = SMALL | {"covariance": "dct", "epochs": 8, "return_result": True}
+    result = truvae.denoise(
+        noisy_scene()[1], on_epoch=lambda epoch: done.append(epoch.progress), **options
+    )
+    assert result.settings.local_epochs > 0 and {*flips} == {0, 1 / 8, 2 / 8, 3 / 8}
 
 
 def test_a_large_picture_with_a_few_gaps_is_left_to_the_model_that_learns_on(monkeypatch):

@@ -275,6 +275,22 @@ def test_whole_numbers_are_data():
     assert records[-1].elbo > records[0].elbo
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_proposals_may_depend_on_the_progress(beside):
+    told, model = [], make_model(dtype=torch.float32)
+    x, population = make_data(model, 60), make_population(model, 60, 4)
+
+    def search(progress):
+        told.append(progress)
+        return [Evolution(2, 2)] if progress < 0.5 else []
+
+    epochs = fit(model, population, x, epochs=4, chunks=ShuffledChunks(60, 20), search=search,
+                 generator=torch.Generator().manual_seed(0), beside=beside)  # fmt: skip
+    first, second, *others = (epoch.substitutions for epoch in epochs)
+    assert first > 0 < second and others == [0, 0]
+    assert told == pytest.approx([k / 12 for k in range(12)])
+
+
 def test_a_fault_in_a_step_beside_comes_to_light(give_threads):
     def fails(pool):
         raise ValueError("no states today")
