@@ -17,7 +17,7 @@ _WEAK, _STRONG = 0.43, 0.6
 # Isotropic models at most, and epochs of an "isotropic" and a "dct" one for a picture of 256 x 256
 # pixels; and how many of these a "dct" one of a large picture spends in each tile. Averages of
 # several "dct" models gain nothing.
-_EFFORT = {"fast": (1, 5, 7, 2), "balanced": (2, 8, 14, 5), "best": (4, 12, 24, 8)}
+_EFFORT = {"fast": (1, 5, 6, 2), "balanced": (2, 8, 14, 5), "best": (4, 12, 24, 8)}
 # Patches to train on: all up to the first number, of more the geometric mean of their number and
 # `_SCARCE`, up to the second number. Of 512 x 512 pixels all are worth less than 0.05 dB more.
 _TRAINED, _SCARCE = (1 << 16, 1 << 18), 1 << 14
