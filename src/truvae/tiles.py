@@ -146,7 +146,7 @@ def estimates(
     model = trained.model
     if settings.local_epochs:
         model = deepcopy(model)
-        local = replace(settings, epochs=settings.local_epochs, share_from=0.0)
+        local = replace(settings, epochs=settings.local_epochs)
         chunks = local.chunks(len(patches), coordinates)
         for _ in local.train(model, population, patches, chunks, generator, clock):
             pass
