@@ -280,7 +280,7 @@ def killed(arguments, n_epochs, delay):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_after_a_signal_the_best_is_written_and_the_rest_can_follow(tmp_path, number, status):
-    command = command_for(tmp_path, n_epochs=12)
+    command = command_for(tmp_path, n_epochs=20)
     saving = [*command, "--checkpoint", tmp_path / "states"]
     with started(saving) as process:
         for line in process.stderr:

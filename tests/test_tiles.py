@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_restore import SMALL, noisy_scene, rmse
 
 import truvae
-from truvae import GradientFlips, Neighbours, fitting, job, tiles
+from truvae import Neighbours, fitting, job, tiles
 from truvae import settings as chosen
 from truvae.clock import Clock
 from truvae.patches import Features, Patches, merge
@@ -170,18 +170,30 @@ def test_models_of_larger_pictures_learn_on_in_tiles_and_are_of_one_kind():
 
 
 def test_models_with_covariances_flip_bits_in_the_first_half_of_a_training_alone(monkeypatch):
-    done, flips, real = [0.0], [], GradientFlips.__call__
-    monkeypatch.setattr(
-        GradientFlips, "__call__", lambda self, pool: flips.append(done[-1]) or real(self, pool)
-    )
-    options = SMALL | {"covariance": "dct", "epochs": 8}
-    noisy = noisy_scene()[1]
-    truvae.denoise(noisy, on_epoch=lambda epoch: done.append(epoch.progress), **options)
-    assert {*flips} == {0, 1 / 8, 2 / 8, 3 / 8}
-    done.append(0.0), flips.clear()
+    """Also where they learn on in a tile; what is estimated in the end takes no flips."""
     monkeypatch.setattr(chosen, "_TRAINED", (500, 500))
-    truvae.denoise(noisy, on_epoch=lambda epoch: done.append(epoch.progress), **options)
-    assert {*flips} == {0, 1 / 8, 2 / 8, 3 / 8, 1}  # and where it learns on in a tile
+    asked, real = [], Settings.search_at
+
+    def search_at(settings, progress):
+        found = real(settings, progress)
+        asked.append((settings.epochs, progress, len(found) == 2))
+        return found
+
+    monkeypatch.setattr(Settings, "search_at", search_at)
+    options = SMALL | {"covariance": "dct", "epochs": 8, "return_result": True}
+    result = truvae.denoise(noisy_scene()[1], **options)
+    flipped = {(epochs, progress < 0.5, flips) for epochs, progress, flips in asked}
+    n_local = result.settings.local_epochs
+    assert flipped == {(n, early, early) for n in (8, n_local) for early in (True, False)}
+    assert any(progress == 1 for _, progress, _ in asked)
+
+
+def test_other_models_flip_bits_all_along():
+    plan = chosen.choose((64, 64), 0.4, "balanced")
+    assert [(model.covariance, model.share_from) for model in plan.models] == [
+        ("isotropic", float("inf")),
+        ("dct", 0.5),
+    ]
 
 
 def test_a_large_picture_with_a_few_gaps_is_left_to_the_model_that_learns_on(monkeypatch):

@@ -53,7 +53,7 @@ class Recipe:
     search: tuple[Proposal, ...] = (GradientFlips(), Neighbours())
     """Where candidate states come from."""
     share_from: float = math.inf
-    """Progress from which these are the states of near data points alone."""
+    """Progress of a training from which near data points only share the states that they have."""
     group: int = 256
     """Data points that go through an E-step together."""
     minibatch: int = 64

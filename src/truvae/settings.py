@@ -49,8 +49,8 @@ _UNEXPLAINED = 0.015
 # When it is certain before the end of the training: from what share of it on, and by what factor
 # more of the standard deviation.
 _UNDER_WAY, _SURELY = 0.5, 1.01
-# How "dct" models look for states. What flips find they find early; then near patches take over
-# states from each other, in less than half of the time.
+# How "dct" models look for states. What flips find they find early, in the common training and in
+# that of a tile; then near patches take over states from each other, in less than half of the time.
 FLIPS_EARLY: dict[str, Any] = {
     "search": (GradientFlips(n_children=8), Neighbours()),
     "share_from": 0.5,

@@ -88,7 +88,8 @@ def fit_table(
         # All of them see every epoch.
         if ranks.any(on_epoch(epoch)):
             break
-    groups = posterior(model, population, mine, chunks, recipe.search, ranks.fork(generator))
+    search = recipe.search_at(1)
+    groups = posterior(model, population, mine, chunks, search, ranks.fork(generator))
     with closing(groups):
         estimate = _means_in_time(groups, mine, training)
     if to_look and clock.left() > looking / 2:
